@@ -1,0 +1,56 @@
+"""Diptych: classify image + text pairs. ResNet regions and BERT words, fused by cross-modal attention.
+
+    from diptych import ImageTextClassifier
+    classify = ImageTextClassifier.from_pretrained("runs/products")
+    classify({"image": "shirt.jpg", "text": "Turtle Check Men Navy Blue Shirt"})
+
+Names are loaded when they are first asked for, so that importing this costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .encoders.image import ResNetEncoder as ResNetEncoder
+    from .encoders.text import BertEncoder as BertEncoder
+    from .encoders.tokens import Tokens as Tokens
+    from .pipeline.build import build_model as build_model
+    from .pipeline.build import load_model as load_model
+    from .pipeline.classify import ImageTextClassifier as ImageTextClassifier
+    from .pipeline.config import DiptychConfig as DiptychConfig
+    from .pipeline.evaluate import evaluate as evaluate
+    from .pipeline.model import DiptychModel as DiptychModel
+    from .pipeline.processor import DiptychProcessor as DiptychProcessor
+    from .pipeline.scenes import make_scenes as make_scenes
+    from .pipeline.train import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BertEncoder": "encoders.text",
+    "DiptychConfig": "pipeline.config",
+    "DiptychModel": "pipeline.model",
+    "DiptychProcessor": "pipeline.processor",
+    "ImageTextClassifier": "pipeline.classify",
+    "ResNetEncoder": "encoders.image",
+    "Tokens": "encoders.tokens",
+    "build_model": "pipeline.build",
+    "evaluate": "pipeline.evaluate",
+    "load_model": "pipeline.build",
+    "make_scenes": "pipeline.scenes",
+    "train": "pipeline.train",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diptych' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,138 @@
+"""ResNet: an image becomes region tokens, one for each cell of the last feature grid."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from .tokens import Tokens, encode_present
+from .trainable import Encoder, Part
+
+IMAGE_ENCODERS = (*models.list_models(module=models, include=["resnet*", "resnext*", "wide_resnet*"]), "resnet-tiny")
+"""ResNets, ResNeXts and Wide ResNets of torchvision, and one of ours for 64-pixel pictures."""
+
+_STEM = ("conv1", "bn1", "relu", "maxpool")
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+class ResNetEncoder(Encoder):
+    """A ResNet without its classifier (He et al., Deep Residual Learning, 2016), and a projection.
+
+    Region tokens carry where they are: a fixed two-dimensional sine code of the cell's relative
+    place is added to them (after Carion et al., DETR, 2020), so that any input size works.
+
+    Args:
+        name: One of `IMAGE_ENCODERS`. Weights are random; `from_pretrained` loads learned ones.
+        dim: Width of the tokens, a multiple of 4.
+
+    Raises:
+        ValueError: `name` is not among `IMAGE_ENCODERS`, or `dim` is no multiple of 4.
+    """
+
+    def __init__(self, name: str, *, dim: int = 512) -> None:
+        if name not in IMAGE_ENCODERS:
+            raise ValueError(f"unknown image encoder {name!r}; choose one of {', '.join(IMAGE_ENCODERS)}")
+        if dim % 4:
+            raise ValueError(f"dim is {dim}; region positions need a multiple of 4")
+        network = _tiny_resnet() if name == "resnet-tiny" else models.get_model(name, weights=None)
+        layers = ((key, getattr(network, key)) for key in (*_STEM, *_STAGES) if hasattr(network, key))
+        super().__init__(nn.Sequential(OrderedDict(layers)), pretrained=False)
+        self.name = name
+        self.width: int = network.fc.in_features
+        self.projection = nn.Sequential(nn.Linear(self.width, dim), nn.LayerNorm(dim))
+
+    @classmethod
+    def from_pretrained(cls, name: str, *, dim: int = 512) -> ResNetEncoder:
+        """Build `name` with torchvision's best weights, from $TORCH_HOME or the network.
+
+        Raises:
+            ValueError: `name` is unknown, or has no published weights.
+        """
+        encoder = cls(name, dim=dim)
+        weights = pretrained_weights(name)
+        # weights_only: the file is a pickle, of which nothing but tensors is let through
+        state = weights.get_state_dict(progress=False, weights_only=True)
+        encoder.trunk.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
+        encoder.pretrained = True
+        return encoder
+
+    def parts(self) -> list[Part]:
+        """Stem, then the stages."""
+        children = dict(self.trunk.named_children())
+        stem = [children[key] for key in _STEM if key in children]
+        return [("stem", stem), *((key, [children[key]]) for key in _STAGES if key in children)]
+
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """Features of the last grid, (batch, width, height, width of the grid), from (batch, 3, height, width)."""
+        features: Tensor = self.trunk(pixel_values)
+        return features
+
+    def project(self, features: Tensor, present: Tensor) -> Tokens:
+        """Tokens (batch, regions, dim) from what `encode` gives, (batch, width, rows, columns)."""
+        batch, _, rows, columns = features.shape
+        states = self.projection(features.flatten(2).transpose(1, 2))  # (batch, regions, dim)
+        states = states + sine_positions(rows, columns, states.shape[-1]).to(states)
+        mask = torch.ones(batch, rows * columns, dtype=torch.bool, device=states.device)
+        return Tokens(states, mask, present, grid=(rows, columns))
+
+    def forward(self, pixel_values: Tensor, present: Tensor | None = None) -> Tokens:
+        """Region tokens (batch, regions, dim) from (batch, 3, height, width) normalised pixels.
+
+        Args:
+            pixel_values: Any height and width; absent rows may hold anything.
+            present: (batch,), False in rows without an image; all are there if not given.
+        """
+        if present is None:
+            present = torch.ones(len(pixel_values), dtype=torch.bool, device=pixel_values.device)
+        return self.project(encode_present(self.encode, present, (self.width, 1, 1), pixel_values), present)
+
+
+def pretrained_weights(name: str) -> Any:
+    """Torchvision's best weights for `name`; their `transforms()` say how images are prepared.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if name not in IMAGE_ENCODERS:
+        raise ValueError(f"unknown image encoder {name!r}; choose one of {', '.join(IMAGE_ENCODERS)}")
+    if name == "resnet-tiny":
+        raise ValueError("resnet-tiny has no published weights; build it with random ones (--image-weights none)")
+    return models.get_model_weights(name).DEFAULT
+
+
+def sine_positions(rows: int, columns: int, dim: int) -> Tensor:
+    """A code for each cell's relative place, (rows * columns, dim), values between -1 and 1.
+
+    The first half of `dim` tells the row, the second the column, each by sines and cosines of
+    `dim / 4` frequencies from half a turn to 16 turns over the whole picture.
+    """
+    frequencies = math.pi * torch.logspace(0, 5, dim // 4, base=2.0)
+
+    def code(cells: int) -> Tensor:
+        centres = (torch.arange(cells) + 0.5) / cells
+        angles = centres.unsqueeze(1) * frequencies  # (cells, dim / 4)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    by_row = code(rows).unsqueeze(1).expand(rows, columns, dim // 2)
+    by_column = code(columns).unsqueeze(0).expand(rows, columns, dim // 2)
+    return torch.cat([by_row, by_column], dim=2).reshape(rows * columns, dim)
+
+
+def _tiny_resnet() -> ResNet:
+    """A ResNet of 8 layers and total stride 8: 0.3 M parameters, an 8 x 8 grid from 64 pixels."""
+    network = ResNet(BasicBlock, [1, 1, 1, 1])
+    network.conv1 = nn.Conv2d(3, 32, kernel_size=3, stride=2, padding=1, bias=False)
+    network.bn1 = nn.BatchNorm2d(32)
+    del network.maxpool, network.layer4
+    network.inplanes = 32
+    network.layer1 = network._make_layer(BasicBlock, 32, 1)
+    network.layer2 = network._make_layer(BasicBlock, 64, 1, stride=2)
+    network.layer3 = network._make_layer(BasicBlock, 128, 1, stride=2)
+    network.fc = nn.Linear(128, 1)
+    return network

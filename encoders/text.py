@@ -1,0 +1,164 @@
+"""BERT: a sentence becomes word tokens, one for each word piece."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from .tokens import Tokens, encode_present
+from .trainable import Encoder, Part
+
+
+class BertEncoder(Encoder):
+    """An encoder of the BERT family (Devlin et al., BERT, 2019), and a projection.
+
+    Args:
+        config: What builds the trunk: BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA, MiniLM, MPNet and
+            their kin. Weights are random; `from_pretrained` loads learned ones.
+        dim: Width of the tokens.
+
+    Raises:
+        ValueError: `config` is of no such model.
+    """
+
+    def __init__(self, config: PreTrainedConfig, *, dim: int = 512) -> None:
+        _require_bert_family(config)
+        super().__init__(AutoModel.from_config(config, **_without_pooler(config)), pretrained=False)
+        self.trunk: PreTrainedModel
+        self.width: int = config.hidden_size
+        self.projection = nn.Sequential(nn.Linear(self.width, dim), nn.LayerNorm(dim))
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, *, dim: int = 512) -> BertEncoder:
+        """Load a trunk from the Hub or a local folder; the projection is random.
+
+        Raises:
+            ValueError: There is no such model, or it is none of the BERT family.
+        """
+        config = load_text_config(name_or_folder)
+        encoder = cls(config, dim=dim)
+        with quiet_transformers():
+            try:
+                trunk = AutoModel.from_pretrained(
+                    name_or_folder, config=config, trust_remote_code=False, **_without_pooler(config)
+                )
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"the weights of the text encoder {name_or_folder} cannot be loaded: {error}"
+                ) from error
+        encoder.trunk = trunk.float()
+        encoder.pretrained = True
+        return encoder
+
+    def parts(self) -> list[Part]:
+        """Embeddings, then the layers; what stands behind the last layer belongs to it."""
+        children = dict(self.trunk.named_modules())
+        prefix, layers = max(
+            ((name, module) for name, module in children.items() if isinstance(module, nn.ModuleList)),
+            key=lambda item: len(item[1]),
+        )
+        parts: list[tuple[str, list[nn.Module]]] = [
+            ("embeddings", []),
+            *((f"layer{i}", [m]) for i, m in enumerate(layers)),
+        ]
+        behind = False
+        for name, module in self.trunk.named_modules():
+            behind |= name == prefix
+            if next(module.parameters(recurse=False), None) is not None and not name.startswith(f"{prefix}."):
+                parts[-1 if behind else 0][1].append(module)
+        return list(parts)
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states, (batch, words, width), from (batch, words) ids and a mask with 1 for real words."""
+        states: Tensor = self.trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return states
+
+    def project(self, features: Tensor, attention_mask: Tensor, present: Tensor) -> Tokens:
+        """Tokens (batch, words, dim) from what `encode` gives, (batch, words, width)."""
+        mask = attention_mask[:, : features.shape[1]].bool()
+        return Tokens(self.projection(features), mask, present)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, present: Tensor | None = None) -> Tokens:
+        """Word tokens (batch, words, dim) from (batch, words) ids.
+
+        Args:
+            input_ids: Real words first, padding last.
+            attention_mask: 1 where a word is real; the ids elsewhere don't matter.
+            present: (batch,), False in rows without a text; all are there if not given.
+        """
+        if present is None:
+            present = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        features = encode_present(self.encode, present, (1, self.width), input_ids, attention_mask)
+        return self.project(features, attention_mask, present)
+
+
+def load_text_config(name_or_folder: str | Path) -> PreTrainedConfig:
+    """Read the configuration of a BERT-family encoder, from the Hub or a local folder.
+
+    Raises:
+        ValueError: There is no such model, or it is none of the BERT family.
+    """
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"there is no text encoder at {str(name_or_folder)!r}: give a folder that holds one, or a Hub id, which "
+            f"must be in the cache or the network open ({first})"
+        ) from error
+    _require_bert_family(config)
+    return config
+
+
+def _require_bert_family(config: PreTrainedConfig) -> None:
+    name = config.name_or_path or config.model_type
+    model_class = _model_class(config)
+    is_decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
+    if model_class is not None and not is_decoder and getattr(config, "vocab_size", None):
+        with torch.device("meta"):
+            skeleton = model_class(config)
+        if hasattr(skeleton, "embeddings") and any(isinstance(m, nn.Embedding) for m in skeleton.embeddings.modules()):
+            return
+    raise ValueError(
+        f"{name} is a {config.model_type!r} model, not a text encoder of the BERT family "
+        "(bert, roberta, distilbert, albert, electra, mpnet, ...): choose another --text-encoder"
+    )
+
+
+def _model_class(config: PreTrainedConfig) -> Any:
+    """The class that AutoModel builds from `config`, or None."""
+    try:
+        found = AutoModel._model_mapping[type(config)]
+    except KeyError:
+        return None
+    return found[0] if isinstance(found, (list, tuple)) else found
+
+
+def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """Leave BERT's pooler out, whose output nobody reads; DistilBERT and some others have none to leave."""
+    takes = inspect.signature(_model_class(config).__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' load reports and progress bars from the user's eyes, and restore them after."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,106 @@
+"""`Tokens`: what an encoder gives and a fusion takes. The contract between the two.
+
+Shapes are written in words, (batch, tokens, dim): `batch` rows, at most `tokens` tokens a row,
+`dim` numbers a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One modality of a batch. Real tokens come first in a row, padding last.
+
+    Attributes:
+        states: (batch, tokens, dim).
+        mask: (batch, tokens), True where a token is real. (`nn.MultiheadAttention` means the
+            opposite by its `key_padding_mask`: invert it where, and only where, you call that.)
+        present: (batch,), False where the row has no such half; its states are then meaningless.
+        grid: Height and width in regions if the tokens are an image's, row by row from the top
+            left; None for words, whose position is their index.
+    """
+
+    states: Tensor
+    mask: Tensor
+    present: Tensor
+    grid: tuple[int, int] | None = None
+
+    def mean(self) -> Tensor:
+        """Mean over the real tokens of each row, (batch, dim); 0 for a row without any."""
+        weights = self.mask.unsqueeze(-1).to(self.states.dtype)
+        total = (self.states * weights).sum(dim=1)
+        return total / weights.sum(dim=1).clamp(min=1)
+
+
+class NullTokens(nn.Module):
+    """One learned token per modality that stands where a half is absent.
+
+    It takes the place of the absent half's tokens, so that attention finds something to attend to
+    that says "there is nothing here". Missing halves at inference are learned by dropping halves
+    in training, never both (Neverova et al., ModDrop, 2016).
+
+    Args:
+        dim: Width of a token.
+        dropout: Probability, per row and in training only, that a row which has both halves loses
+            one of them, either with the same chance.
+    """
+
+    def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"modality_dropout is {dropout}; it must be at least 0 and below 1")
+        self.image = nn.Parameter(torch.randn(dim) * 0.02)
+        self.text = nn.Parameter(torch.randn(dim) * 0.02)
+        self.dropout = dropout
+
+    def forward(self, image: Tokens, text: Tokens) -> tuple[Tokens, Tokens]:
+        """Both modalities, (batch, regions, dim) and (batch, words, dim), absent halves filled."""
+        image_present, text_present = image.present, text.present
+        if self.training and self.dropout > 0:
+            draw = torch.rand(image_present.shape, device=image_present.device)
+            both = image_present & text_present
+            image_present = image_present & ~(both & (draw < self.dropout / 2))
+            text_present = text_present & ~(both & (draw > 1 - self.dropout / 2))
+        return fill_absent(image, image_present, self.image), fill_absent(text, text_present, self.text)
+
+
+def fill_absent(tokens: Tokens, present: Tensor, null: Tensor) -> Tokens:
+    """Put `null` (dim,) first, and padding after it, in the rows where `present` (batch,) is False."""
+    first = torch.zeros_like(tokens.mask)
+    first[:, 0] = True
+    row = present.unsqueeze(-1)  # (batch, 1)
+    filler = torch.where(first.unsqueeze(-1), null.to(tokens.states.dtype), 0.0)
+    return Tokens(
+        states=torch.where(row.unsqueeze(-1), tokens.states, filler),
+        mask=torch.where(row, tokens.mask, first),
+        present=present,
+        grid=tokens.grid,
+    )
+
+
+def encode_present(encode: Callable[..., Tensor], present: Tensor, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
+    """Encode the rows that are there, and only those: an absent half never enters a trunk.
+
+    Args:
+        encode: From the rows of `inputs` to their features.
+        present: (batch,), True where the row is there.
+        shape: Shape of one row's smallest features, for a batch in which no row is there.
+        inputs: Tensors of `batch` rows.
+
+    Returns:
+        Features of `batch` rows, 0 in absent ones.
+    """
+    if bool(present.all()):
+        return encode(*inputs)
+    if not bool(present.any()):
+        return torch.zeros(len(present), *shape, device=present.device)
+    encoded = encode(*(tensor[present] for tensor in inputs))
+    features = encoded.new_zeros(len(present), *encoded.shape[1:])
+    features[present] = encoded
+    return features

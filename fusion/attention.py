@@ -1,0 +1,93 @@
+"""Multi-head attention of one sequence of tokens to another, and pooling by attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with several heads (Vaswani et al., 2017), over the real keys.
+
+    Args:
+        dim: Width of queries, keys and the output; `heads` must divide it.
+        heads: Number of heads.
+        dropout: On the attention weights, in training.
+    """
+
+    def __init__(self, dim: int, *, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"heads is {heads}; it must be at least 1 and divide the hidden size, {dim}")
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, key_mask: Tensor, *, return_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from `queries` to `keys`.
+
+        Args:
+            queries: (batch, queries, dim).
+            keys: (batch, keys, dim).
+            key_mask: (batch, keys), True = a real key; at least one in each row.
+            return_weights: Whether to give the attention weights as well (slower).
+
+        Returns:
+            (batch, queries, dim), and the weights (batch, heads, queries, keys): each row sums to
+            1 over the keys, padded keys get exactly 0. None unless asked for.
+        """
+        query, key, value = self._split(self.query(queries)), self._split(self.key(keys)), self._split(self.value(keys))
+        mask = key_mask[:, None, None, :]  # the same for every head and query
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if return_weights:
+            scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # (batch, heads, queries, keys)
+            weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+            seen = F.dropout(weights, dropout) @ value
+        else:
+            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return self.out(seen.transpose(1, 2).flatten(2)), weights
+
+    def _split(self, states: Tensor) -> Tensor:
+        """(batch, tokens, dim) to (batch, heads, tokens, dim / heads)."""
+        return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class AttentionPool(nn.Module):
+    """One vector for a sequence: a learned query attends to its real tokens.
+
+    Args:
+        dim: Width of the tokens.
+        heads: Number of heads.
+    """
+
+    def __init__(self, dim: int, *, heads: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(dim) * 0.02)
+        self.attention = Attention(dim, heads=heads)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(batch, dim) from (batch, tokens, dim) and the mask (batch, tokens) of its real tokens."""
+        query = self.query.expand(len(states), 1, -1)
+        pooled, _ = self.attention(query, states, mask)
+        return pooled.squeeze(1)
+
+
+def feed_forward(dim: int, hidden: int, dropout: float) -> nn.Sequential:
+    """The two-layer network that follows attention in a transformer block; its input is normed first."""
+    return nn.Sequential(
+        nn.LayerNorm(dim),
+        nn.Linear(dim, hidden),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, dim),
+        nn.Dropout(dropout),
+    )

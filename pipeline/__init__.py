@@ -1,0 +1,1 @@
+"""Pipeline: from raw pairs to predictions. Imports encoders and fusion; nothing is imported from it by them."""

@@ -1,0 +1,128 @@
+"""From tables to batches of tensors, with augmentation in training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from .data import Table
+from .processor import DiptychImageProcessor, DiptychProcessor
+from .rows import Columns, read_pair
+
+_SIDES = re.compile(r"\b(left|right)(most|ward|wards|-hand)?\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, ready to be batched: pixel values (3, height, width) or None, text or None, class index."""
+
+    row: int
+    pixel_values: Tensor | None
+    text: str | None
+    label: int
+    status: str
+    reason: str
+
+
+class Augmentation:
+    """Random changes of a training picture that leave its meaning alone.
+
+    Args:
+        processor: Says the size that comes out.
+        flip: Mirror left and right, one time in two.
+        crop: Cut out 70 to 100 % of the area, with its proportions changed by up to a fifth.
+        colour: Change brightness, contrast and saturation by up to a fifth; never the hue.
+    """
+
+    def __init__(self, processor: DiptychImageProcessor, *, flip: bool, crop: bool, colour: bool) -> None:
+        self.processor = processor
+        interpolation = v2.InterpolationMode(processor.interpolation)
+        steps: list[Any] = [v2.RandomHorizontalFlip()] if flip else []
+        self.crop = None
+        if crop:
+            proportions = processor.width / processor.height
+            self.crop = v2.RandomResizedCrop(
+                (processor.height, processor.width),
+                scale=(0.7, 1.0),
+                ratio=(proportions / 1.2, proportions * 1.2),
+                interpolation=interpolation,
+            )
+        if colour:
+            steps.append(v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2))
+        self.steps = v2.Compose(steps) if steps else None
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """A picture of the size that the encoder sees, from one of any size."""
+        image = self.crop(image) if self.crop is not None else self.processor.resize(image)
+        return self.steps(image) if self.steps is not None else image
+
+
+class PairDataset(Dataset[Example]):
+    """The rows of a table as examples, read when they are asked for.
+
+    Args:
+        table: Its rows can be asked for by number.
+        columns: Which columns to read.
+        labels: Class index of every row of the table.
+        processor: Of the model.
+        rows: Which rows to take, in this order; all if not given.
+        augmentation: For training.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        columns: Columns,
+        labels: Sequence[int],
+        processor: DiptychProcessor,
+        *,
+        rows: Sequence[int] | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.table, self.columns, self.labels = table, columns, labels
+        self.rows = range(len(labels)) if rows is None else rows
+        self.image_processor = processor.image_processor
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        pair = read_pair(row, self.table.rows[row], self.columns, self.table.folder)
+        pixel_values = None
+        if pair.image is not None:
+            prepare = self.augmentation or self.image_processor.resize
+            pixel_values = self.image_processor.normalize(prepare(pair.image))
+        return Example(row, pixel_values, pair.text, self.labels[row], pair.status, pair.reason)
+
+
+class Collate:
+    """Batch examples for a model.
+
+    Args:
+        processor: Of the model.
+    """
+
+    def __init__(self, processor: DiptychProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, examples: list[Example]) -> dict[str, Any]:
+        """The model's tensors, `labels` (batch,), and `problems`: (row, status, reason) of rows that are not `ok`."""
+        batch = dict(self.processor([e.pixel_values for e in examples], [e.text for e in examples]))
+        batch["labels"] = torch.tensor([e.label for e in examples])
+        batch["problems"] = [(e.row, e.status, e.reason) for e in examples if e.status != "ok"]
+        return batch
+
+
+def speaks_of_sides(texts: Sequence[Any]) -> bool:
+    """True if at least one text in a hundred says left or right: then a mirrored picture would lie."""
+    return sum(bool(_SIDES.search(text)) for text in texts if isinstance(text, str)) * 100 >= max(1, len(texts))

@@ -1,0 +1,368 @@
+"""The command line: one function per command, heavy imports inside, errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+app = typer.Typer(
+    name="diptych",
+    help="Classify image + text pairs: ResNet regions and BERT words, fused by cross-modal attention.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no remarks: only results and errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
+ImageColumn = Annotated[Optional[str], typer.Option(help="Column with the images, if it cannot be told.")]  # noqa: UP045
+TextColumn = Annotated[Optional[str], typer.Option(help="Column with the texts, likewise.")]  # noqa: UP045
+LabelColumn = Annotated[Optional[str], typer.Option(help="Column with the labels, likewise.")]  # noqa: UP045
+Split = Annotated[Optional[str], typer.Option(help="Which split of the data.")]  # noqa: UP045
+BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
+
+
+class OnBadRow(str, Enum):
+    """What to do with a row whose image or text cannot be used."""
+
+    mask = "mask"
+    skip = "skip"
+    error = "error"
+
+
+class Precision(str, Enum):
+    """Number format of training."""
+
+    no = "no"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class ImageWeights(str, Enum):
+    """Where a ResNet named by --image-encoder starts from."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+@app.command()
+def classify(
+    image: Annotated[Optional[str], typer.Argument(help="An image file.")] = None,  # noqa: UP045
+    text: Annotated[Optional[str], typer.Argument(help="A sentence.")] = None,  # noqa: UP045
+    model: Annotated[Optional[str], typer.Option(help="A run's folder, a model's folder or a Hub id.")] = None,  # noqa: UP045
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Many pairs: a CSV, JSONL or parquet file, a folder, a dataset, a Hub id; - reads JSON lines."
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Where their predictions go: a .csv, .jsonl or .parquet file; - writes JSON lines."),
+    ] = None,
+    split: Split = None,
+    image_column: ImageColumn = None,
+    text_column: TextColumn = None,
+    on_bad_row: Annotated[
+        OnBadRow, typer.Option(help="Classify with the half that is there, give no prediction, or stop.")
+    ] = OnBadRow.mask,
+    batch_size: BatchSize = 32,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Classify one pair (IMAGE TEXT), or many (--data DATA --out FILE)."""
+    with _reported(debug):
+        if data is None and (image is None or text is None):
+            raise ValueError("give an IMAGE and a TEXT, or --data and --out")
+        if data is not None and image is not None:
+            raise ValueError("give IMAGE and TEXT, or --data and --out; not both")
+        if data is None and out is not None:
+            raise ValueError("--out is for --data; the prediction of one pair is printed")
+        if data is not None and out is None and data != "-":
+            raise ValueError(
+                "--data needs --out: a .csv, .jsonl or .parquet file, or - for JSON lines on standard output"
+            )
+        if data is None:
+            _classify_one(str(image), str(text), _model_or_shipped(model, quiet), as_json)
+        else:
+            _classify_many(
+                data, out or "-", _model_or_shipped(model, quiet), split, image_column, text_column, on_bad_row.value,
+                batch_size, as_json, quiet,
+            )  # fmt: skip
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str, typer.Argument(help="A Hub id, a saved dataset, an image folder with metadata, or table files.")
+    ],
+    out: Annotated[str, typer.Option(help="The run's folder.")],
+    model: Annotated[Optional[str], typer.Option(help="Start from this model of ours instead of two encoders.")] = None,  # noqa: UP045
+    image_encoder: Annotated[
+        str, typer.Option(help="A torchvision ResNet, ResNeXt or Wide ResNet, or a run's folder.")
+    ] = "resnet50",
+    text_encoder: Annotated[
+        str, typer.Option(help="A BERT-family encoder: a Hub id or a folder; or a run's folder.")
+    ] = "bert-base-uncased",
+    image_weights: Annotated[
+        ImageWeights, typer.Option(help="Start the ResNet from its published weights, or not.")
+    ] = (ImageWeights.pretrained),
+    fusion: Annotated[str, typer.Option(help="cross-modal, concat or mlp.")] = "cross-modal",
+    image_size: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="HEIGHTxWIDTH in pixels that the ResNet sees; what its weights were made for if not given."),
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Longest text in word pieces.")] = 128,
+    image_column: ImageColumn = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Rows per optimizer step, all devices together.")] = 64,
+    accumulate: Annotated[int, typer.Option(help="Forward passes per optimizer step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Peak, of all that starts from random weights.")] = 5e-4,
+    encoder_learning_rate: Annotated[float, typer.Option(help="Peak, of pretrained trunks.")] = 5e-5,
+    unfreeze_image: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Parts of the image trunk that train, from the top: a number or all. 0, or all if random."),
+    ] = None,
+    unfreeze_text: Annotated[str, typer.Option(help="Likewise of the text trunk.")] = "0",
+    flip: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--flip/--no-flip", help="Mirror training pictures; by itself, unless texts speak of left or right."
+        ),
+    ] = None,
+    crop: Annotated[bool, typer.Option("--crop/--no-crop", help="Cut training pictures at random.")] = True,
+    colour: Annotated[bool, typer.Option("--colour/--no-colour", help="Change their brightness and contrast.")] = True,
+    modality_dropout: Annotated[float, typer.Option(help="Chance that a training row loses one half.")] = 0.1,
+    precision: Annotated[Precision, typer.Option(help="Number format; no is 32 bits.")] = Precision.no,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes per device that prepare rows.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune on labelled pairs; keeps the best epoch's model in OUT/model and the record in OUT/run.json."""
+    with _reported(debug):
+        options: dict[str, Any] = {}
+        if unfreeze_image is not None:
+            options["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
+        size = _size(image_size) if image_size is not None else None
+        from .train import train as run
+
+        record = run(
+            data,
+            out,
+            model=model,
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            image_weights=image_weights.value,
+            image_size=size,
+            max_length=max_length,
+            image_column=image_column,
+            text_column=text_column,
+            label_column=label_column,
+            say=_remark(quiet or as_json),
+            quiet=quiet or as_json,
+            architecture={"fusion": fusion, "modality_dropout": modality_dropout},
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            learning_rate=learning_rate,
+            encoder_learning_rate=encoder_learning_rate,
+            unfreeze_text=_parts(unfreeze_text, "--unfreeze-text"),
+            flip=flip,
+            crop=crop,
+            colour=colour,
+            precision=precision.value,
+            seed=seed,
+            workers=workers,
+            **options,
+        )
+        if as_json:
+            print(json.dumps(record))  # noqa: T201
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run's folder, a model's folder or a Hub id.")],
+    data: Annotated[str, typer.Argument(help="Labelled pairs, as for train.")],
+    split: Split = None,
+    image_column: ImageColumn = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model on labelled pairs: accuracy, macro-F1, AUROC. The split is test if there are several."""
+    with _reported(debug):
+        from .evaluate import evaluate as run
+
+        figures = run(
+            model,
+            data,
+            split=split,
+            image_column=image_column,
+            text_column=text_column,
+            label_column=label_column,
+            batch_size=batch_size,
+            quiet=quiet or as_json,
+        )
+        if as_json:
+            print(json.dumps(figures))  # noqa: T201
+        else:
+            for name, value in figures.items():
+                shown = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+                print(f"{name:>18}  {shown}")  # noqa: T201
+
+
+@app.command()
+def info(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Show the versions in use, the devices and the shipped model: what to put into a bug report."""
+    with _reported(debug):
+        import platform
+        from importlib.metadata import version
+
+        import torch
+
+        facts: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform()}
+        packages = ("diptych", "torch", "torchvision", "transformers", "datasets", "accelerate", "pillow")
+        facts |= {package: version(package) for package in packages}
+        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        facts["devices"] = devices or [f"CPU, {os.cpu_count()} cores"]
+        if as_json:
+            print(json.dumps(facts))  # noqa: T201
+        else:
+            for name, value in facts.items():
+                print(f"{name:>14}  {', '.join(value) if isinstance(value, list) else value}")  # noqa: T201
+
+
+def main() -> None:
+    """Run the command line."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork after the tokenizer has been used
+    try:
+        app()
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+@contextlib.contextmanager
+def _reported(debug: bool) -> Iterator[None]:
+    """Turn an error that a user can mend into one line and exit code 1; show it whole if `debug`."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"diptych: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("diptych: interrupted", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(130) from None
+
+
+def _classify_one(image: str, text: str, model: str | Path, as_json: bool) -> None:
+    from .rows import Columns, read_pair
+
+    pair = read_pair(0, {"image": image, "text": text}, Columns("image", "text"))  # before a model is loaded
+    if pair.status != "ok":
+        raise ValueError(f"{pair.reason} ({pair.status})")
+    from .classify import ImageTextClassifier
+    from .tables import to_json
+
+    found = ImageTextClassifier.from_pretrained(model)({"image": image, "text": text})
+    if as_json:
+        print(to_json(found))  # noqa: T201
+        return
+    print(f"{found['label']}  {found['score']:.4f}")  # noqa: T201
+    ranked = sorted(found["scores"].items(), key=lambda item: -item[1])
+    for label, score in ranked[1:5]:
+        print(f"  {label}  {score:.4f}")  # noqa: T201
+    if found["image_weight"] is not None:
+        print(f"weights: image {found['image_weight']:.2f}, text {found['text_weight']:.2f}")  # noqa: T201
+
+
+def _classify_many(
+    data: str,
+    out: str,
+    model: str | Path,
+    split: str | None,
+    image_column: str | None,
+    text_column: str | None,
+    on_bad_row: str,
+    batch_size: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from collections import Counter
+    from itertools import tee
+
+    from tqdm.auto import tqdm
+
+    from .classify import ImageTextClassifier, output_row
+    from .columns import find_columns
+    from .data import load_tables, pick_split, read_json_lines
+    from .tables import RowWriter
+
+    table = read_json_lines(sys.stdin) if data == "-" else pick_split(load_tables(data, streaming=True), split)
+    columns = find_columns(table, image=image_column, text=text_column, need_label=False)
+    remark = _remark(quiet or as_json)
+    remark(f"columns: {columns}")
+    classifier = ImageTextClassifier.from_pretrained(model)
+    counts: Counter[str] = Counter()
+    with RowWriter(out) as writer:
+        kept, rows = tee(table.rows)  # the second reader is at most a batch ahead
+        predictions = classifier.stream(
+            rows, columns=columns, folder=table.folder, batch_size=batch_size, on_bad_row=on_bad_row
+        )
+        for prediction in tqdm(predictions, desc="classify", unit="row", disable=quiet or as_json or out == "-"):
+            writer.write(output_row(next(kept), prediction))
+            counts[prediction["status"]] += 1
+    total = sum(counts.values())
+    if as_json and out != "-":
+        print(json.dumps({"rows": total, "status": counts}))  # noqa: T201
+    remark(f"{total} rows: {', '.join(f'{count} {status}' for status, count in counts.most_common()) or 'none'}; {out}")
+
+
+def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:
+    if model is not None:
+        return model
+    raise ValueError("give a model with --model: a run's folder, a model's folder or a Hub id")
+
+
+def _remark(quiet: bool) -> Any:
+    """Say something beside the results: on standard error, or nowhere."""
+    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))  # noqa: T201
+
+
+def _size(size: str) -> tuple[int, int]:
+    height, _, width = size.lower().partition("x")
+    if not height.isdigit() or (width and not width.isdigit()):
+        raise ValueError(f"--image-size is {size!r}; give HEIGHTxWIDTH in pixels, such as 80x60, or one number")
+    return int(height), int(width or height)
+
+
+def _parts(count: str, option: str) -> int | None:
+    if count == "all":
+        return None
+    if not count.isdigit():
+        raise ValueError(f"{option} is {count!r}; give a number of parts, or all")
+    return int(count)

@@ -1,0 +1,231 @@
+"""From whatever holds the data to tables of rows, one for each split."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+FORMATS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
+SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
+SPLITS |= {"test": "test"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one split, images undecoded.
+
+    Attributes:
+        rows: A `datasets.Dataset`, or any iterable of rows where they are only read once through.
+        folder: Where relative image paths start; None for the current directory.
+        name: What to call it in messages.
+        first: The first row, where the rows themselves don't tell what their columns hold.
+    """
+
+    rows: Any
+    folder: Path | None
+    name: str
+    first: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def load_tables(data: Any, *, streaming: bool = False) -> dict[str, Table]:
+    """Load every split of `data`.
+
+    Args:
+        data: A CSV, JSONL or parquet file; a folder of such files named by split; an image folder
+            with metadata.csv or .jsonl (or one below it for each split); a dataset saved by
+            `datasets`; a Hub id; or a Dataset, a DatasetDict, a DataFrame or a list of rows.
+        streaming: Read rows one after another, of data that need not fit anywhere.
+
+    Raises:
+        ValueError: It is not there, or cannot be read as a table; the message says what was found.
+    """
+    if isinstance(data, (str, Path)):
+        with _no_progress_bars():
+            found = _load_path(data, streaming)
+    elif isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        found = {split: Table(rows, None, split) for split, rows in data.items()}
+    elif isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
+        found = {"train": Table(data, None, "data")}
+    elif hasattr(data, "to_dict") and hasattr(data, "columns"):  # a DataFrame, without importing pandas
+        found = {"train": Table(datasets.Dataset.from_list(data.to_dict("records")), None, "data")}
+    elif isinstance(data, Sequence):
+        found = {"train": Table(datasets.Dataset.from_list([dict(row) for row in data]), None, "data")}
+    else:
+        raise ValueError(
+            f"a {type(data).__name__} is no data: give a path, a Hub id, a Dataset, a DataFrame or a list of rows"
+        )
+    return {split: _undecoded(table) for split, table in found.items()}
+
+
+def pick_split(tables: Mapping[str, Table], split: str | None, *, default: str | None = None) -> Table:
+    """The split asked for; else the only one; else `default`.
+
+    Raises:
+        ValueError: There is no such split, or several and none was asked for.
+    """
+    if split is not None and split not in tables:
+        raise ValueError(f"there is no split {split!r}; choose one of {', '.join(tables)}")
+    if split is None:
+        split = next(iter(tables)) if len(tables) == 1 else default
+    if split is None or split not in tables:
+        raise ValueError(f"the data has several splits: choose one of {', '.join(tables)} with --split")
+    return tables[split]
+
+
+def hold_out(table: Table, labels: Sequence[int], *, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Row numbers to train on and to validate with: a seeded share of every class, at least one where it has two.
+
+    Raises:
+        ValueError: No class has two rows, so that nothing can be held out.
+    """
+    generator = np.random.default_rng(seed)
+    classes = np.asarray(labels)
+    held: list[int] = []
+    for label in np.unique(classes):
+        rows = np.flatnonzero(classes == label)
+        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+        held += generator.permutation(rows)[:count].tolist()
+    if not held:
+        raise ValueError(f"{table.name} has one row per class: nothing can be held out; give a validation split")
+    kept = set(range(len(classes))) - set(held)
+    return sorted(kept), sorted(held)
+
+
+def _load_path(data: str | Path, streaming: bool) -> dict[str, Table]:
+    path = Path(data).expanduser()
+    if path.is_file():
+        if path.suffix not in FORMATS:
+            raise ValueError(f"{data} is no table: give a .csv, .jsonl or .parquet file")
+        return {"train": _read_files([path], str(data), streaming)}
+    if not path.exists():
+        looks_local = isinstance(data, Path) or str(data).startswith((".", "/", "~")) or path.suffix in FORMATS
+        if looks_local or str(data).count("/") > 1:
+            raise ValueError(f"{data} does not exist")
+        return _load_hub(str(data), streaming)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        saved = datasets.load_from_disk(str(path))
+        parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+        return {split: Table(rows, None, f"{data} {split}") for split, rows in parts.items()}
+    return _load_folder(path, streaming)
+
+
+def _load_folder(path: Path, streaming: bool) -> dict[str, Table]:
+    """A folder of tables: one for each split, by the name of the file or of the folder it is in."""
+    files: dict[str, list[Path]] = {}
+    for file in sorted(f for pattern in ("*", "*/*") for f in path.glob(pattern) if f.suffix in FORMATS):
+        place = file.stem if file.stem != "metadata" else file.parent.name
+        split = next(
+            (SPLITS[part] for part in (place, place.split("-")[0], file.parent.name) if part in SPLITS), "train"
+        )
+        files.setdefault(split, []).append(file)
+    if not files:
+        raise ValueError(
+            f"{path} holds no table: there is no .csv, .jsonl or .parquet file in it. An image folder needs a "
+            "metadata.csv or metadata.jsonl with the columns file_name, text and label"
+        )
+    order = [split for split in ("train", "validation", "test") if split in files]
+    return {split: _read_files(files[split], f"{path} {split}", streaming) for split in order}
+
+
+def _read_files(files: list[Path], name: str, streaming: bool) -> Table:
+    """Tables of one format in one folder, one after another."""
+    if len({file.suffix for file in files}) > 1 or len({file.parent for file in files}) > 1:
+        raise ValueError(f"{name}: {', '.join(map(str, files))} belong to one split, but not to one folder and format")
+    if all(file.stat().st_size == 0 for file in files):
+        raise ValueError(f"{name} is empty: there are no rows in it")
+    suffix = files[0].suffix
+    options: dict[str, Any] = {}
+    if suffix == ".csv":  # every cell as it stands: no '007' turned 7, no caption 'None' turned nothing
+        options = {"features": _all_text(files[0]), "keep_default_na": False, "na_values": [""]}
+    try:
+        rows = datasets.load_dataset(
+            FORMATS[suffix], data_files=[str(f) for f in files], split="train", streaming=streaming, **options
+        )
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"{name} cannot be read as {suffix[1:]}: {str(cause).splitlines()[0]}") from error
+    return Table(rows, files[0].parent.resolve(), name)
+
+
+def _all_text(file: Path) -> datasets.Features:
+    """Every column of a CSV file as text."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            names = next(csv.reader(lines), [])
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
+    return datasets.Features({name: datasets.Value("string") for name in names})
+
+
+def _load_hub(name: str, streaming: bool) -> dict[str, Table]:
+    try:
+        loaded = datasets.load_dataset(name, streaming=streaming)
+    except Exception as error:  # the Hub, the network and the builder each have errors of their own
+        raise ValueError(
+            f"there is no data at {name!r}: no such file or folder here, and the Hub's dataset of that name cannot be "
+            f"loaded ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        ) from error
+    return {str(split): Table(rows, None, f"{name} {split}") for split, rows in loaded.items()}
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep the bars of `datasets`, which reads small tables in a blink, from the user's eyes."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _undecoded(table: Table) -> Table:
+    """Take images as they are stored: one that cannot be decoded must not end the reading of a table."""
+    rows = table.rows
+    if isinstance(rows, datasets.IterableDataset) and rows.features is None:
+        rows = rows._resolve_features()  # reads the first rows: nothing else tells which columns hold images
+    for column, feature in (getattr(rows, "features", None) or {}).items():
+        if isinstance(feature, datasets.Image) and feature.decode:
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return Table(rows, table.folder, table.name)
+
+
+def read_json_lines(file: Iterable[str]) -> Table:
+    """Rows of JSON lines as they come in.
+
+    Raises:
+        ValueError: There is no line at all; or, when it is reached, a line is no JSON object.
+    """
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number} of standard input is no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"line {number} of standard input is no JSON object with 'image' and 'text': {line[:60]!r}"
+                )
+            yield row
+
+    stream = rows()
+    first = next(stream, None)
+    if first is None:
+        raise ValueError("standard input is empty: give one JSON object per line, with 'image' and 'text'")
+    return Table(chain([first], stream), None, "standard input", first)

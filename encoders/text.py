@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,10 @@ def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' load reports and progress bars from the user's eyes, and restore them after."""
+    """Keep load reports, retries and progress bars from the user's eyes, and restore them after."""
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -159,6 +163,7 @@ def quiet_transformers() -> Iterator[None]:
     try:
         yield
     finally:
+        hub.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

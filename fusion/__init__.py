@@ -3,5 +3,6 @@
 from .concat import ConcatFusion, MLPFusion
 from .cross_modal import CrossModalFusion
 from .fused import Fused
+from .gate import balance_loss
 
-__all__ = ["ConcatFusion", "CrossModalFusion", "Fused", "MLPFusion"]
+__all__ = ["ConcatFusion", "CrossModalFusion", "Fused", "MLPFusion", "balance_loss"]

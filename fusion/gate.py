@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from ..encoders.tokens import Tokens
 
-_CAP = 2.0
-
 
 class ModalityGate(nn.Module):
     """Weights (image, text) of each row: a softmax over two scores, read off the unimodal summaries.
@@ -17,9 +15,8 @@ class ModalityGate(nn.Module):
     gated multimodal unit, Arevalo et al., 2017). Weights are non-negative and sum to 1; an absent
     half gets exactly 0, and a row without any half gets (0, 0).
 
-    The scores start at 0, equal weights, and are bounded: a half that is there has a weight between
-    0.018 and 0.982. The half that is easier to learn from wins the first epochs; an unbounded gate
-    then shuts the other out for good, because next to no gradient comes through a weight of 0.
+    The scores start at 0, so that both halves start with equal weights; `balance_loss` keeps the half
+    that is easier to learn from from shutting out the other in the first epochs.
 
     Args:
         dim: Width of the tokens.
@@ -38,9 +35,23 @@ class ModalityGate(nn.Module):
         """Weights (batch, 2), image first, from unmixed tokens of both halves."""
         summaries = torch.cat([self.norm_image(image.mean()), self.norm_text(text.mean())], dim=-1)
         present = torch.stack([image.present, text.present], dim=-1)  # (batch, 2)
-        scores = _CAP * torch.tanh(self.scores(summaries) / _CAP)
-        weights = scores.masked_fill(~present, float("-inf")).softmax(dim=-1)
+        weights = self.scores(summaries).masked_fill(~present, float("-inf")).softmax(dim=-1)
         return torch.where(present, weights, 0.0)  # a row without any half would be NaN
+
+
+def balance_loss(weights: Tensor, present: Tensor) -> Tensor:
+    """How far the batch's mean weights are from equal: KL((1/2, 1/2) || mean), in nats; 0 where they are.
+
+    Only the mean is held, each row may still lean as far as it likes. Unlike the entropy of the
+    weights, it pulls hardest at a gate that has closed: its gradient doesn't vanish with the weight.
+
+    Args:
+        weights: (batch, 2).
+        present: (batch, 2), True where the row has that half; rows that have both count.
+    """
+    both = present.all(dim=1, keepdim=True)
+    mean = torch.where(both, weights, 0.5).mean(dim=0)
+    return -(2 * mean).clamp(min=1e-6).log().mean()
 
 
 def attention_gates(weights: Tensor, image: Tokens, text: Tokens) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,8 @@ class DiptychConfig(PreTrainedConfig):
         dropout: In the fusion, in training.
         modality_dropout: Probability that a row loses one half in training, so that the model
             learns to do with the other.
+        balance: Weight in the training loss of the term that keeps one modality from shutting out
+            the other (`fusion.balance_loss`); 0 switches it off.
         format_version: Version of the saved folder.
         id2label: From class index to label name.
 
@@ -43,6 +45,7 @@ class DiptychConfig(PreTrainedConfig):
     fusion_hidden_size: int = 1024
     dropout: float = 0.1
     modality_dropout: float = 0.1
+    balance: float = 0.5
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -67,6 +70,8 @@ class DiptychConfig(PreTrainedConfig):
                 f"hidden_size is {self.hidden_size}; "
                 f"it must be a multiple of 4 and of fusion_heads ({self.fusion_heads})"
             )
+        if self.balance < 0:
+            raise ValueError(f"balance is {self.balance}; it must be at least 0")
         for name in ("dropout", "modality_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from ..encoders import BertEncoder, NullTokens, ResNetEncoder
 from ..encoders.trainable import Part, check_partition
-from ..fusion import ConcatFusion, CrossModalFusion, MLPFusion
+from ..fusion import ConcatFusion, CrossModalFusion, MLPFusion, balance_loss
 from .config import DiptychConfig
 
 
@@ -22,7 +22,8 @@ class DiptychOutput(ModelOutput):
     """What a forward pass gives.
 
     Attributes:
-        loss: Mean cross-entropy over the rows, if labels were given.
+        loss: Mean cross-entropy over the rows, if labels were given; in training with the term that
+            keeps the modality weights balanced.
         logits: (batch, classes), raw.
         modality_weights: (batch, 2), image first; None if the fusion has none.
         attentions: By name, (batch, layers, heads, queries, keys); None unless asked for.
@@ -91,6 +92,9 @@ class DiptychModel(PreTrainedModel):
         fused = self.fusion(image, text, modality_weights=modality_weights, return_attentions=output_attentions)
         logits = self.head(fused.features)  # (batch, classes)
         loss = F.cross_entropy(logits.float(), labels) if labels is not None else None
+        if loss is not None and fused.modality_weights is not None and self.training:
+            present = torch.stack([image.present, text.present], dim=1)  # (batch, 2)
+            loss = loss + self.config.balance * balance_loss(fused.modality_weights, present)
         output = DiptychOutput(loss, logits, fused.modality_weights, fused.attentions or None)
         return output if return_dict else output.to_tuple()
 

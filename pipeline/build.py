@@ -100,7 +100,9 @@ def load_tokenizer(name_or_folder: str | Path) -> Any:
     """
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+        _require_words(tokenizer)
+        return tokenizer
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"there is no tokenizer at {str(name_or_folder)!r}; a text encoder's folder holds one"
@@ -128,6 +130,7 @@ def load_model(name_or_folder: str | Path, *, labels: list[str] | None = None) -
                 place, config=config, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
             )
             processor = DiptychProcessor.from_pretrained(place)
+        _require_words(processor.tokenizer)
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"the model at {name_or_folder} cannot be loaded: {first}") from error
@@ -183,6 +186,12 @@ def save_model(model: DiptychModel, processor: DiptychProcessor, folder: Path) -
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _require_words(tokenizer: Any) -> None:
+    """Without its file transformers makes a tokenizer that knows no word, and says nothing."""
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise OSError("its tokenizer knows no words: tokenizer.json is missing")
 
 
 def _is_ours(name_or_folder: str) -> bool:

@@ -337,6 +337,8 @@ def _classify_many(
             writer.write(output_row(next(kept), prediction))
             counts[prediction["status"]] += 1
     total = sum(counts.values())
+    if not total:
+        raise ValueError(f"{table.name} is empty: there are no rows in it")
     if as_json and out != "-":
         print(json.dumps({"rows": total, "status": counts}))  # noqa: T201
     remark(f"{total} rows: {', '.join(f'{count} {status}' for status, count in counts.most_common()) or 'none'}; {out}")

@@ -154,6 +154,8 @@ def _read_files(files: list[Path], name: str, streaming: bool) -> Table:
             FORMATS[suffix], data_files=[str(f) for f in files], split="train", streaming=streaming, **options
         )
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+        if "no data" in str(error):
+            raise ValueError(f"{name} is empty: there are no rows in it") from error
         cause = error.__cause__ or error
         raise ValueError(f"{name} cannot be read as {suffix[1:]}: {str(cause).splitlines()[0]}") from error
     return Table(rows, files[0].parent.resolve(), name)

@@ -1,0 +1,137 @@
+"""`ImageTextClassifier`: order, form, and what becomes of bad rows."""
+
+from __future__ import annotations
+
+import datasets
+import pandas as pd
+import pytest
+from diptych import ImageTextClassifier
+from diptych.pipeline.rows import BadRow
+
+from ..conftest import picture
+
+BAD = {"image": b"junk", "text": "a red shirt"}
+
+
+@pytest.fixture
+def classify(tiny) -> ImageTextClassifier:
+    return ImageTextClassifier(*tiny, device="cpu")
+
+
+@pytest.fixture
+def rows():
+    texts = ("a red shirt", "a blue shoe left right", "green", "a")
+    return [{"image": picture(("red", "blue")[i % 2], seed=i), "text": texts[i % 4]} for i in range(7)]
+
+
+def close(first, second):
+    """The same predictions, but for the last digits and the row's number."""
+    for a, b in zip(first, second, strict=True):
+        assert a["scores"] == pytest.approx(b["scores"], abs=1e-5)
+        assert (a["label"], a["status"], a["reason"]) == (b["label"], b["status"], b["reason"])
+
+
+def test_one_pair_in_one_prediction_out(classify, rows):
+    found = classify(rows[0])
+    assert set(found) == {"row", "status", "reason", "label", "score", "scores", "image_weight", "text_weight"}
+    assert (found["row"], found["status"], found["reason"]) == (0, "ok", "")
+    assert sum(found["scores"].values()) == pytest.approx(1.0)
+    assert found["score"] == max(found["scores"].values()) == found["scores"][found["label"]]
+    assert found["image_weight"] + found["text_weight"] == pytest.approx(1.0)
+
+
+def test_every_form_gives_the_same_in_the_same_order(classify, rows):
+    singly = [classify(row) for row in rows]
+    many = classify(rows, batch_size=3)
+    assert isinstance(many, list)
+    assert [found["row"] for found in many] == list(range(7))
+    close(many, singly)
+    close(classify([(row["image"], row["text"]) for row in rows]), singly)
+    stream = classify((row for row in rows), batch_size=2)
+    assert not isinstance(stream, list)
+    close(list(stream), singly)
+
+
+def test_a_generator_is_read_a_batch_at_a_time(classify, rows):
+    taken = []
+
+    def source():
+        for number, row in enumerate(rows):
+            taken.append(number)
+            yield row
+
+    stream = classify(source(), batch_size=2)
+    next(stream)
+    assert taken == [0, 1]
+
+
+def test_a_data_frame_comes_back_with_its_index_and_columns(classify, rows):
+    frame = pd.DataFrame([{**row, "label": "mine", "sku": i} for i, row in enumerate(rows)], index=list("abcdefg"))
+    found = classify(frame)
+    assert list(found.index) == list("abcdefg")
+    assert found["sku"].tolist() == list(range(7))
+    assert set(found["input_label"]) == {"mine"}
+    assert found["label"].tolist() == [p["label"] for p in classify(rows)]
+    assert "image" not in found
+    assert "label" in frame
+    assert "input_label" not in frame  # the caller's own is left alone
+
+
+def test_a_dataset_comes_back_as_one(classify, pairs):
+    found = classify(pairs.select(range(5)))
+    assert isinstance(found, datasets.Dataset)
+    assert found["row"][:] == list(range(5))
+    assert found["input_label"][:] == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("empty", [[], pd.DataFrame({"image": [], "text": []}), iter(())])
+def test_nothing_in_nothing_out(classify, empty):
+    assert len(list(classify(empty))) == 0 if not isinstance(empty, pd.DataFrame) else len(classify(empty)) == 0
+
+
+def test_a_bad_row_keeps_its_place_and_leaves_the_others_alone(classify, rows):
+    good = classify(rows)
+    mixed = [*rows[:2], BAD, *rows[2:], {"image": None, "text": " "}]
+    found = classify(mixed, batch_size=4)
+    assert [p["status"] for p in found] == ["ok", "ok", "image_unreadable", *["ok"] * 5, "both_missing"]
+    close([*found[:2], *found[3:-1]], good)
+    masked = found[2]
+    assert (masked["image_weight"], masked["text_weight"]) == (0.0, 1.0)
+    assert masked["label"] is not None
+    assert found[-1]["label"] is found[-1]["scores"] is found[-1]["image_weight"] is None
+
+
+def test_skip_gives_bad_rows_no_prediction(classify, rows):
+    found = classify([rows[0], BAD], on_bad_row="skip")
+    assert found[0]["label"] is not None
+    assert (found[1]["status"], found[1]["label"]) == ("image_unreadable", None)
+
+
+def test_error_stops_at_the_first_bad_row_after_those_before_it(classify, rows):
+    stream = classify(iter([*rows[:3], BAD, *rows[3:]]), on_bad_row="error", batch_size=8)
+    seen = []
+    with pytest.raises(BadRow, match=r"row 3: .* \(image_unreadable\)"):
+        seen.extend(prediction["row"] for prediction in stream)
+    assert seen == [0, 1, 2]
+
+
+def test_one_half_is_enough(classify):
+    assert classify({"text": "a red shirt"})["status"] == "image_missing"
+    by_image = classify({"image": picture("red")})
+    assert (by_image["status"], by_image["image_weight"]) == ("text_missing", 1.0)
+
+
+def test_what_cannot_be_classified_is_said(classify, rows):
+    with pytest.raises(ValueError, match="a int cannot be classified: give a dict"):
+        classify(3)
+    with pytest.raises(ValueError, match="a int is no pair"):
+        classify([3])
+    with pytest.raises(ValueError, match="on_bad_row is 'drop'; choose one of mask, skip, error"):
+        classify(rows, on_bad_row="drop")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        classify(rows, batch_size=0)
+
+
+def test_save_and_load(classify, rows, tmp_path):
+    classify.save_pretrained(tmp_path / "model")
+    close(ImageTextClassifier.from_pretrained(tmp_path / "model", device="cpu")(rows), classify(rows))

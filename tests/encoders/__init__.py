@@ -23,6 +23,9 @@ def tiny_config(family: str) -> PreTrainedConfig:
         return DistilBertConfig(
             vocab_size=VOCABULARY, dim=16, n_layers=3, n_heads=2, hidden_dim=32, max_position_embeddings=24
         )
-    if family in ("albert", "electra"):
-        return {"albert": AlbertConfig, "electra": ElectraConfig}[family](**_SIZES, embedding_size=8)
+    if family == "albert":  # whose own default is no dropout
+        dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+        return AlbertConfig(**_SIZES, embedding_size=8, **dropout)
+    if family == "electra":
+        return ElectraConfig(**_SIZES, embedding_size=8)
     return {"bert": BertConfig, "roberta": RobertaConfig}[family](**_SIZES)

@@ -110,9 +110,10 @@ def sine_positions(rows: int, columns: int, dim: int) -> Tensor:
     """A code for each cell's relative place, (rows * columns, dim), values between -1 and 1.
 
     The first half of `dim` tells the row, the second the column, each by sines and cosines of
-    `dim / 4` frequencies from half a turn to 16 turns over the whole picture.
+    `dim / 4` frequencies from half a turn to 4 turns over the whole picture: more would be too fine for
+    the 6 to 14 cells a side that a grid has.
     """
-    frequencies = math.pi * torch.logspace(0, 5, dim // 4, base=2.0)
+    frequencies = math.pi * torch.logspace(0, 3, dim // 4, base=2.0)
 
     def code(cells: int) -> Tensor:
         centres = (torch.arange(cells) + 0.5) / cells

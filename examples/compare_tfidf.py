@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-
 from diptych import ImageTextClassifier
 from diptych.pipeline.columns import find_columns, label_values
 from diptych.pipeline.data import load_tables
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 
 def main() -> None:

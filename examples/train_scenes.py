@@ -12,11 +12,6 @@ shorten that from hours to minutes:
 2. Sentence types come one after the other, the easiest first.
 3. Beside the verdict, a linear layer that is thrown away afterwards reads from the fused features how
    many things the sentence is about, and how far apart they are.
-
-On Linux, two settings of the C library's allocator make it twice as fast, since memory that is freed is
-used again instead of being fetched anew for every tensor:
-
-    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2000000000 python examples/train_scenes.py --out runs/scenes
 """
 
 from __future__ import annotations
@@ -30,6 +25,7 @@ import numpy as np
 import torch
 from diptych import DiptychConfig, DiptychModel, DiptychProcessor
 from diptych.encoders.tokens import Tokens
+from diptych.fusion.attention import Attention
 from diptych.pipeline.build import load_model, save_model
 from diptych.pipeline.drawing import COLOURS, SHAPES, Scene, draw_scene
 from diptych.pipeline.processor import DiptychImageProcessor
@@ -40,6 +36,7 @@ from transformers import BertConfig, BertTokenizer, get_cosine_schedule_with_war
 
 SIDE, GRID = 48, 6  # pixels, and cells of 8 pixels: no two shapes have their centres in one cell
 DRAWN = (48, 64, 64, 96, 128)  # pixels: sizes that pictures come in, before they are scaled to SIDE
+MEAN, STD = 0.85, 0.25  # of pixels, all colours alike: the background is light
 TRAIN_SEED, TEST_SEED = 1, 20_000
 # Until this share of the steps: how often each of KINDS is drawn.
 CURRICULUM = ((0.08, (1, 0, 0, 0)), (0.16, (1, 2, 0, 0)), (1.0, (1, 1, 3, 3)))
@@ -110,7 +107,7 @@ def main() -> None:
         scores = measure(model, processor, args.test_rows, only)
         name = f"{fusion}, {only} alone" if only else fusion
         rows.append([name, *(f"{scores[key]:.1%}" for key in ("all", *KINDS)), f"{minutes:.1f}"])
-        if args.out and not args.table:
+        if args.out and (fusion, only) == runs[0]:
             save_model(model.half(), processor, args.out)
             saved, processor = load_model(args.out)
             print(
@@ -125,12 +122,12 @@ def make_processor() -> DiptychProcessor:
     """Whole words, and pictures scaled to SIDE."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *vocabulary(), "?", "."]
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)}, model_max_length=32)
-    images = DiptychImageProcessor(height=SIDE, width=SIDE, mean=(0.85, 0.85, 0.85), std=(0.25, 0.25, 0.25))
+    images = DiptychImageProcessor(height=SIDE, width=SIDE, mean=[MEAN] * 3, std=[STD] * 3)
     return DiptychProcessor(images, tokenizer, max_length=32)
 
 
 def make_model(fusion: str, processor: DiptychProcessor) -> DiptychModel:
-    """The architecture, with random weights: 1 M parameters."""
+    """The architecture, with random weights: 1.3 M parameters."""
     text = BertConfig(
         vocab_size=len(processor.tokenizer),
         hidden_size=128,
@@ -206,9 +203,9 @@ def hint(quadruple: Quadruple, image: int, text: int) -> list[float]:
     return [-1, first.x - second.x, first.y - second.y]
 
 
-def normalised(pixels: Tensor, processor_mean: float = 0.85, processor_std: float = 0.25) -> Tensor:
+def normalised(pixels: Tensor) -> Tensor:
     """(batch, 3, side, side) as the processor normalises, from bytes (batch, side, side, 3)."""
-    return ((pixels.float() / 255 - processor_mean) / processor_std).permute(0, 3, 1, 2)
+    return ((pixels.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2)
 
 
 def learn_to_see(model: DiptychModel, train: Drawings, steps: int) -> None:
@@ -261,7 +258,7 @@ def learn_to_judge(model: DiptychModel, train: Drawings, features: Tensor, steps
     model.train()
     for module in model.fusion.modules():
         # Sharper attention from the start: the default would spread evenly over all regions for long.
-        if type(module).__name__ == "Attention":
+        if isinstance(module, Attention):
             for linear in (module.query, module.key):
                 nn.init.orthogonal_(linear.weight)
     hints = nn.Linear(model.fusion.out_dim, len(NUMBERS) + 2)
@@ -292,16 +289,17 @@ def learn_to_judge(model: DiptychModel, train: Drawings, features: Tensor, steps
         image = model.image_encoder.project(features[halves].float(), present & (only != "text"))
         text = model.text_encoder(words, (words != 0).long(), present & (only != "image"))
         image, text = model.null_tokens(take(image, image_rows), take(text, text_rows))
-        fused = model.fusion(image, text).features  # (4 * size, dim)
-        verdict = F.cross_entropy(model.head(fused), labels)
-        loss = verdict + hint_loss(hints(fused), train.hints[chosen].flatten(0, 1))
+        fused = model.fusion(image, text)
+        logits = model.head(fused.features)  # (4 * size, 2)
+        loss = model.training_loss(logits, fused, labels, torch.stack([image.present, text.present], dim=1))
+        loss = loss + hint_loss(hints(fused.features), train.hints[chosen].flatten(0, 1))
 
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
-        average += 0.02 * (verdict.item() - average)
+        average += 0.02 * (F.cross_entropy(logits.detach(), labels).item() - average)
         if step % 200 == 0:
             print(f"judging {step}/{steps}: loss {average:.3f}, {time.perf_counter() - started:.0f} s", flush=True)
     model.text_encoder.pretrained = True

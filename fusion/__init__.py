@@ -3,6 +3,6 @@
 from .concat import ConcatFusion, MLPFusion
 from .cross_modal import CrossModalFusion
 from .fused import Fused
-from .gate import balance_loss
+from .gate import balance_loss, unimodal_loss
 
-__all__ = ["ConcatFusion", "CrossModalFusion", "Fused", "MLPFusion", "balance_loss"]
+__all__ = ["ConcatFusion", "CrossModalFusion", "Fused", "MLPFusion", "balance_loss", "unimodal_loss"]

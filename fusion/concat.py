@@ -44,7 +44,7 @@ class ConcatFusion(nn.Module):
         one = both.unsqueeze(1)  # a sequence of one token
         seen, weights = self.attention(one, one, one, need_weights=return_attentions, average_attn_weights=False)
         attentions = {"joint": weights.unsqueeze(1)} if return_attentions else {}
-        return Fused(both + seen.squeeze(1), None, attentions)
+        return Fused(both + seen.squeeze(1), attentions=attentions)
 
 
 class MLPFusion(nn.Module):

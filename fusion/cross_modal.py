@@ -57,7 +57,8 @@ class CrossModalFusion(nn.Module):
             return_attentions: Whether to give the maps `image_to_text` (batch, layers, heads,
                 regions, words) and `text_to_image` (batch, layers, heads, words, regions).
         """
-        weights = self.gate(image, text) if modality_weights is None else modality_weights  # (batch, 2)
+        weights, summaries = self.gate(image, text)  # (batch, 2), (batch, 2, dim)
+        weights = weights if modality_weights is None else modality_weights
         gates = attention_gates(weights, image, text)
         image_maps, text_maps = [], []
         for block in self.blocks:
@@ -70,7 +71,7 @@ class CrossModalFusion(nn.Module):
         attentions = {}
         if return_attentions:
             attentions = {"image_to_text": torch.stack(image_maps, 1), "text_to_image": torch.stack(text_maps, 1)}
-        return Fused(self.dropout(features), weights, attentions)
+        return Fused(self.dropout(features), weights, summaries, attentions)
 
 
 class CrossModalBlock(nn.Module):

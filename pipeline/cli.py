@@ -56,6 +56,22 @@ class ImageWeights(str, Enum):
 
 
 @app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="A folder for what it makes.")] = "diptych-demo",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show everything in two minutes, offline: classify, fine-tune on a new question, classify again."""
+    with _reported(debug):
+        from .demo import demo as run
+
+        figures = run(out, say=(lambda line: None) if quiet or as_json else print, quiet=quiet or as_json)
+        if as_json:
+            print(json.dumps(figures))  # noqa: T201
+
+
+@app.command()
 def classify(
     image: Annotated[Optional[str], typer.Argument(help="An image file.")] = None,  # noqa: UP045
     text: Annotated[Optional[str], typer.Argument(help="A sentence.")] = None,  # noqa: UP045
@@ -347,7 +363,10 @@ def _classify_many(
 def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:
     if model is not None:
         return model
-    raise ValueError("give a model with --model: a run's folder, a model's folder or a Hub id")
+    from .build import SHIPPED_MODEL
+
+    _remark(quiet)("no --model: using the shipped Scenes model (is the sentence true of a drawing of coloured shapes?)")
+    return SHIPPED_MODEL
 
 
 def _remark(quiet: bool) -> Any:

@@ -10,6 +10,8 @@ FORMAT_VERSION = 1
 """Version of the saved folder. A model of a later version is refused, an earlier one is read."""
 
 FUSIONS = ("cross-modal", "concat", "mlp")
+GATED = ("cross-modal",)
+"""Those of them that weigh the modalities."""
 
 
 class DiptychConfig(PreTrainedConfig):
@@ -28,6 +30,8 @@ class DiptychConfig(PreTrainedConfig):
             learns to do with the other.
         balance: Weight in the training loss of the term that keeps one modality from shutting out
             the other (`fusion.balance_loss`); 0 switches it off.
+        unimodal: Weight in the training loss of what each half says alone, from which the modality
+            weights learn (`fusion.unimodal_loss`); 0 switches it off.
         format_version: Version of the saved folder.
         id2label: From class index to label name.
 
@@ -46,6 +50,7 @@ class DiptychConfig(PreTrainedConfig):
     dropout: float = 0.1
     modality_dropout: float = 0.1
     balance: float = 0.5
+    unimodal: float = 0.3
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -70,8 +75,9 @@ class DiptychConfig(PreTrainedConfig):
                 f"hidden_size is {self.hidden_size}; "
                 f"it must be a multiple of 4 and of fusion_heads ({self.fusion_heads})"
             )
-        if self.balance < 0:
-            raise ValueError(f"balance is {self.balance}; it must be at least 0")
+        for name in ("balance", "unimodal"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("dropout", "modality_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")

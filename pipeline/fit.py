@@ -107,6 +107,7 @@ class Fit:
         self.say, self.quiet = say, quiet
         self.accelerator = Accelerator(mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate)
         self.problems: dict[str, int] = {}
+        self.start: dict[str, Any] = {}
 
     def run(self, training: PairDataset, validation: PairDataset) -> list[dict[str, Any]]:
         """Train for all epochs; what each one cost and gave."""
@@ -129,6 +130,8 @@ class Fit:
         )
         steps = config.epochs * -(-len(loader) // config.accumulate)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
+        self.start = measure(model, validation_loader, accelerator, quiet=self.quiet)
+        self.say(f"before training: accuracy {self.start['accuracy']:.4f}")
         history: list[dict[str, Any]] = []
         best = (-1.0, 0.0)
         for epoch in range(1, config.epochs + 1):

@@ -13,8 +13,8 @@ from transformers.utils import ModelOutput
 
 from ..encoders import BertEncoder, NullTokens, ResNetEncoder
 from ..encoders.trainable import Part, check_partition
-from ..fusion import ConcatFusion, CrossModalFusion, MLPFusion, balance_loss
-from .config import DiptychConfig
+from ..fusion import ConcatFusion, CrossModalFusion, Fused, MLPFusion, balance_loss, unimodal_loss
+from .config import GATED, DiptychConfig
 
 
 @dataclass
@@ -22,8 +22,8 @@ class DiptychOutput(ModelOutput):
     """What a forward pass gives.
 
     Attributes:
-        loss: Mean cross-entropy over the rows, if labels were given; in training with the term that
-            keeps the modality weights balanced.
+        loss: If labels were given: mean cross-entropy over the rows; in training with the terms that
+            teach the modality weights.
         logits: (batch, classes), raw.
         modality_weights: (batch, 2), image first; None if the fusion has none.
         attentions: By name, (batch, layers, heads, queries, keys); None unless asked for.
@@ -58,6 +58,8 @@ class DiptychModel(PreTrainedModel):
         self.null_tokens = NullTokens(config.hidden_size, dropout=config.modality_dropout)
         self.fusion = build_fusion(config)
         self.head = nn.Linear(self.fusion.out_dim, config.num_labels)
+        if config.fusion in GATED:  # what each half says alone: only training asks, to teach the gate
+            self.half_heads = nn.ModuleList(nn.Linear(config.hidden_size, config.num_labels) for _ in range(2))
         self.post_init()
 
     def forward(
@@ -91,19 +93,38 @@ class DiptychModel(PreTrainedModel):
         image, text = self.null_tokens(image, text)
         fused = self.fusion(image, text, modality_weights=modality_weights, return_attentions=output_attentions)
         logits = self.head(fused.features)  # (batch, classes)
-        loss = F.cross_entropy(logits.float(), labels) if labels is not None else None
-        if loss is not None and fused.modality_weights is not None and self.training:
-            present = torch.stack([image.present, text.present], dim=1)  # (batch, 2)
-            loss = loss + self.config.balance * balance_loss(fused.modality_weights, present)
+        loss = None
+        if labels is not None:
+            loss = self.training_loss(logits, fused, labels, torch.stack([image.present, text.present], dim=1))
         output = DiptychOutput(loss, logits, fused.modality_weights, fused.attentions or None)
         return output if return_dict else output.to_tuple()
+
+    def training_loss(self, logits: Tensor, fused: Fused, labels: Tensor, present: Tensor) -> Tensor:
+        """Mean cross-entropy; in training with the terms that teach the modality weights, if there are any.
+
+        Args:
+            logits: (batch, classes).
+            fused: What the fusion gave for the same rows.
+            labels: (batch,), class indices.
+            present: (batch, 2), True where the row has an image, a text.
+        """
+        loss = F.cross_entropy(logits.float(), labels)
+        if self.training and fused.modality_weights is not None and fused.summaries is not None:
+            loss = loss + self.config.balance * balance_loss(fused.modality_weights, present)
+            half_logits = torch.stack([head(fused.summaries[:, i]) for i, head in enumerate(self.half_heads)], dim=1)
+            loss = loss + self.config.unimodal * unimodal_loss(half_logits, fused.modality_weights, labels, present)
+        return loss
+
+    def heads(self) -> list[nn.Linear]:
+        """The layers whose width is the number of classes."""
+        return [self.head, *getattr(self, "half_heads", [])]
 
     def parts(self) -> list[Part]:
         """Every parameter once, ordered from the input up: the trunks' parts, then what always trains."""
         parts: list[Part] = [(f"image.{name}", modules) for name, modules in self.image_encoder.parts()]
         parts += [(f"text.{name}", modules) for name, modules in self.text_encoder.parts()]
         parts.append(("projections", [self.image_encoder.projection, self.text_encoder.projection]))
-        parts += [("fusion", [self.null_tokens, self.fusion]), ("head", [self.head])]
+        parts += [("fusion", [self.null_tokens, self.fusion]), ("head", list(self.heads()))]
         check_partition(self, parts)
         return parts
 
@@ -117,10 +138,10 @@ class DiptychModel(PreTrainedModel):
         return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Modules initialise themselves; only a new head may come here with no weights at all."""
-        if module is self.head:
-            initialization.normal_(self.head.weight, std=0.02)
-            initialization.zeros_(self.head.bias)
+        """Modules initialise themselves; only new heads may come here with no weights at all."""
+        if any(module is head for head in self.heads()):
+            initialization.normal_(module.weight, std=0.02)
+            initialization.zeros_(module.bias)
 
 
 def build_fusion(config: DiptychConfig) -> CrossModalFusion | ConcatFusion | MLPFusion:

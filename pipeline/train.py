@@ -87,7 +87,7 @@ def train(
         network, processor = load_model(model)
         if network.config.labels != names:
             network, processor = load_model(model, labels=names)
-            say(f"the head is new: the labels are not those of {model}")
+            say("the head is new: the labels are not those of the model to start from")
     else:
         network, processor = build_model(
             image_encoder,
@@ -140,6 +140,7 @@ def train(
         "encoders": {"image": image_encoder, "image_weights": image_weights, "text": text_encoder},
         "rows": {"train": len(training_set), "validation": len(validation_set)},
         "run": asdict(config),
+        "start": fit.start,
         "epochs": history,
         "best": best,
         "problems": fit.problems,

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from diptych.encoders import IMAGE_ENCODERS, ResNetEncoder
+from diptych.encoders.image import sine_positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
-
-from diptych.encoders import IMAGE_ENCODERS, ResNetEncoder
-from diptych.encoders.image import sine_positions
 
 DIM = 16
 STRIDE = {"resnet-tiny": 8, "resnet18": 32}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from diptych.encoders import BertEncoder
+from diptych.encoders.text import load_text_config, quiet_transformers
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, BertModel, GPT2Config, ViTConfig
 from transformers.utils import logging as transformers_logging
-
-from diptych.encoders import BertEncoder
-from diptych.encoders.text import load_text_config, quiet_transformers
 
 from . import TEXT_FAMILIES, VOCABULARY, tiny_config
 
@@ -124,22 +124,43 @@ def test_minilm_gives_the_hidden_states_that_transformers_gives(minilm):
     assert tokens.mask.sum(dim=1).tolist() == batch["attention_mask"].sum(dim=1).tolist()
 
 
-def test_loading_minilm_shows_the_user_nothing(minilm, capfd):
+def test_loading_minilm_shows_the_user_nothing(minilm, capfd, loud):
     """Its checkpoint holds a pooler that is not used: transformers would print a report of it."""
     BertEncoder.from_pretrained(minilm, dim=32)
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
 
 
-def test_quiet_is_over_when_the_block_ends_even_by_an_error():
+def loudness() -> tuple[int, bool, int]:
     hub = logging.getLogger("huggingface_hub")
-    before = (transformers_logging.get_verbosity(), hub.level, transformers_logging.is_progress_bar_enabled())
-    with pytest.raises(RuntimeError), quiet_transformers():
-        assert transformers_logging.get_verbosity() == transformers_logging.ERROR
-        assert not transformers_logging.is_progress_bar_enabled()
+    return transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled(), hub.level
+
+
+@pytest.fixture
+def loud() -> Iterator[tuple[int, bool, int]]:
+    """Everything reports everything, until the test is over."""
+    hub, verbosity, bars, level = logging.getLogger("huggingface_hub"), *loudness()
+    transformers_logging.set_verbosity_info()
+    transformers_logging.enable_progress_bar()
+    hub.setLevel(logging.DEBUG)
+    yield loudness()
+    transformers_logging.set_verbosity(verbosity)
+    if not bars:
+        transformers_logging.disable_progress_bar()
+    hub.setLevel(level)
+
+
+def fail_quietly() -> None:
+    with quiet_transformers():
+        assert loudness() == (transformers_logging.ERROR, False, logging.ERROR)
         raise RuntimeError
-    after = (transformers_logging.get_verbosity(), hub.level, transformers_logging.is_progress_bar_enabled())
-    assert after == before
+
+
+def test_quiet_is_over_when_the_block_ends_even_by_an_error(loud):
+    assert loud == (transformers_logging.INFO, True, logging.DEBUG)
+    with pytest.raises(RuntimeError):
+        fail_quietly()
+    assert loudness() == loud
 
 
 @pytest.mark.parametrize(("config", "kind"), [(ViTConfig(), "vit"), (GPT2Config(), "gpt2")])
@@ -164,8 +185,14 @@ def test_a_folder_without_a_model_is_refused_in_one_line_that_names_it(tmp_path,
     assert "\n" not in str(refusal.value)
 
 
+def test_a_name_that_the_closed_hub_cannot_give_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="no text encoder at 'nobody/no-such-bert'") as refusal:
+        BertEncoder.from_pretrained("nobody/no-such-bert", dim=DIM)
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_folder_without_weights_is_refused_in_one_line_that_names_it(tmp_path):
     tiny_config("bert").save_pretrained(tmp_path / "only-config")
-    with pytest.raises(ValueError, match="weights of the text encoder .*only-config cannot be loaded") as refusal:
+    with pytest.raises(ValueError, match=r"weights of the text encoder .*only-config cannot be loaded") as refusal:
         BertEncoder.from_pretrained(tmp_path / "only-config", dim=DIM)
     assert "\n" not in str(refusal.value)

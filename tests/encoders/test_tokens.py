@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from diptych.encoders import NullTokens, Tokens
 from diptych.encoders.tokens import encode_present
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 DIM = 4
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from diptych.encoders import BertEncoder, ResNetEncoder, Tokens
 from diptych.encoders.trainable import Encoder, check_partition
+from torch import nn
+from transformers import ModernBertConfig
 
 from . import TEXT_FAMILIES, VOCABULARY, tiny_config
 
@@ -56,6 +56,18 @@ def test_parts_are_listed_from_the_input_up(name):
     run(encoder)
     assert list(dict.fromkeys(order)) == [part for part, _ in encoder.parts()]
     assert order == sorted(order, key=[part for part, _ in encoder.parts()].index)
+
+
+def test_what_stands_behind_the_last_layer_belongs_to_it():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"), 0)
+    encoder = BertEncoder(ModernBertConfig(vocab_size=VOCABULARY, **sizes, **special), dim=DIM)
+    encoder.pretrained = True
+    encoder.unfreeze(1)
+    check_partition(encoder.trunk, encoder.parts())
+    trained = {name for name, parameter in encoder.trunk.named_parameters() if parameter.requires_grad}
+    assert "final_norm.weight" in trained
+    assert {name for name in trained if not name.startswith("layers.1.")} == {"final_norm.weight"}
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TypeVar
 
+import torch
 from diptych.encoders import Tokens
 from diptych.fusion.attention import Attention
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def random_tokens(lengths: list[int], tokens: int, dim: int, *, present: list[bool] | None = None) -> Tokens:
@@ -16,7 +19,7 @@ def random_tokens(lengths: list[int], tokens: int, dim: int, *, present: list[bo
     return Tokens(torch.randn(len(lengths), tokens, dim), mask, there)
 
 
-def shake[Module: nn.Module](module: Module) -> Module:
+def shake(module: Module) -> Module:
     """Move every parameter off its starting value: no norm is the identity, no bias and no score is 0."""
     with torch.no_grad():
         for parameter in module.parameters():

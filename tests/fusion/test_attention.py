@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diptych.fusion.attention import Attention, AttentionPool, feed_forward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-
-from diptych.fusion.attention import Attention, AttentionPool, feed_forward
 
 from . import attend_by_hand, random_tokens, shake
 

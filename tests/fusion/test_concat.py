@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from diptych.encoders import Tokens
 from diptych.fusion import ConcatFusion, MLPFusion
+from torch import Tensor, nn
 
 from . import random_tokens, shake
 

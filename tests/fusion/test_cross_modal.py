@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from diptych.encoders import NullTokens, Tokens
 from diptych.fusion import CrossModalFusion
 from diptych.fusion.cross_modal import CrossModalBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from . import attend_by_hand, random_tokens, shake
 
@@ -103,7 +102,9 @@ def test_without_forced_weights_the_gate_gives_them():
     fusion = make_fusion()
     image, text = pair()
     fused = fusion(image, text)
-    assert torch.equal(fused.modality_weights, fusion.gate(image, text))
+    weights, summaries = fusion.gate(image, text)
+    assert torch.equal(fused.modality_weights, weights)
+    assert torch.equal(fused.summaries, summaries)
     again = fusion(image, text, modality_weights=fused.modality_weights)
     assert torch.equal(fused.features, again.features)
     assert (fused.features - fusion(image, text, modality_weights=forced(0.5, 0.5)).features).abs().max() > 1e-4

@@ -160,7 +160,7 @@ BAD = [
     (("classify", "--data", "{table}", "--out", "{table}/o.csv", "--model", "{model}"), "cannot be written to"),
     (("classify", "--data", "{table}", "--out", "{dir}/o.csv", "--text-column", "foo", "--model", "{model}"),
      "has no text column 'foo'; it has 'image', 'text', 'label', 'sku'"),
-    (("evaluate", "{model}", "{dir}/odd.csv"), 
+    (("evaluate", "{model}", "{dir}/odd.csv"),
      "label 'maybe' in 'label' (row 0) is unknown to the model, which knows 2: no, yes"),
     (("evaluate", "{model}", "{table}", "--split", "test"), "there is no split 'test'; choose one of train"),
     (("train", "{table}", "--out", "{dir}/run", "--text-encoder", "{model}/nothing"), "there is no text encoder at"),

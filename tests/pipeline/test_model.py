@@ -84,7 +84,7 @@ def test_attention_maps_come_on_request(tiny):
 
 
 def test_the_balance_term_is_in_the_training_loss_only(text_folder):
-    model, processor = build_tiny(text_folder, balance=2.0, dropout=0.0, modality_dropout=0.0)
+    model, processor = build_tiny(text_folder, balance=2.0, unimodal=0.0, dropout=0.0, modality_dropout=0.0)
     batch, labels = batch_of(processor), torch.tensor([0, 1])
     weights = torch.tensor([[0.9, 0.1], [0.9, 0.1]])
     model.text_encoder.trunk.eval()  # its own dropout would blur the comparison
@@ -99,6 +99,19 @@ def test_the_balance_term_is_in_the_training_loss_only(text_folder):
     model.text_encoder.trunk.eval()
     expected = 2.0 * -0.5 * (torch.tensor(1.8).log() + torch.tensor(0.2).log())
     assert loss() - plain == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_unimodal_term_teaches_the_gate_and_nothing_of_it_is_left_at_weight_0(text_folder):
+    gradients = {}
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        model, processor = build_tiny(text_folder, unimodal=weight, balance=0.0, dropout=0.0, modality_dropout=0.0)
+        model.train()
+        model(**batch_of(processor), labels=torch.tensor([0, 1])).loss.backward()
+        gradients[weight] = model.fusion.gate.scores[-1].weight.grad, model.half_heads[0].weight.grad
+    assert gradients[0.0][1].abs().max() == 0
+    assert gradients[1.0][1].abs().max() > 0
+    assert not torch.allclose(gradients[0.0][0], gradients[1.0][0])
 
 
 def test_the_parts_hold_every_parameter_once_and_in_order(tiny):

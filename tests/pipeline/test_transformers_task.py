@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import diptych.pipeline.transformers_task  # noqa: F401  registers the task
 import pytest
 import torch
 import transformers
-from transformers import Trainer, TrainingArguments
-
-import diptych.pipeline.transformers_task  # noqa: F401  registers the task
 from diptych import ImageTextClassifier
 from diptych.pipeline.build import save_model
+from transformers import Trainer, TrainingArguments
 
 from ..conftest import picture
 

@@ -1,0 +1,147 @@
+"""What the weights of a model need in order to be built again."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from diptych.pipeline.config import FORMAT_VERSION, FUSIONS, DiptychConfig
+from transformers import AutoConfig, BertConfig, DistilBertConfig
+
+TEXT = {
+    "model_type": "bert",
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+}
+FIELDS = {  # none of them its default
+    "image_encoder": "resnet18",
+    "text_config": TEXT,
+    "hidden_size": 24,
+    "fusion": "mlp",
+    "fusion_layers": 3,
+    "fusion_heads": 6,
+    "fusion_hidden_size": 40,
+    "dropout": 0.25,
+    "modality_dropout": 0.0,
+    "balance": 0.0,
+    "format_version": 0,
+}
+NAMES = [name for name in DiptychConfig.__annotations__ if name != "model_type"]
+
+
+def test_the_fields_of_this_test_are_all_there_are():
+    assert sorted(FIELDS) == sorted(NAMES)
+    default = DiptychConfig()
+    assert all(getattr(default, name) != value for name, value in FIELDS.items())
+
+
+@pytest.mark.parametrize("load", [DiptychConfig.from_pretrained, AutoConfig.from_pretrained])
+def test_every_field_survives_saving(load, tmp_path):
+    config = DiptychConfig(**FIELDS, id2label={0: "yes", 1: "no", 2: "東京"})
+    config.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert type(again) is DiptychConfig
+    for name, value in FIELDS.items():
+        if name != "text_config":
+            assert getattr(config, name) == value, name
+            assert getattr(again, name) == value, name
+    assert isinstance(again.text_config, BertConfig)
+    assert all(getattr(again.text_config, name) == value for name, value in TEXT.items())
+    assert again.text_config.to_dict() == config.text_config.to_dict()
+    assert again.labels == ["yes", "no", "東京"]
+    assert {**again.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
+
+
+def test_defaults_are_those_of_the_design():
+    config = DiptychConfig()
+    assert (config.image_encoder, config.hidden_size, config.fusion) == ("resnet50", 512, "cross-modal")
+    assert (config.text_config.model_type, config.text_config.hidden_size) == ("bert", 768)
+    assert config.format_version == FORMAT_VERSION
+
+
+@pytest.mark.parametrize("text", [None, {"model_type": "distilbert", "dim": 12}, DistilBertConfig(dim=12)])
+def test_the_text_encoder_is_given_as_a_dict_or_a_config_or_left_to_be_bert(text):
+    found = DiptychConfig(text_config=text).text_config
+    assert found.model_type == ("bert" if text is None else "distilbert")
+    assert text is None or found.hidden_size == 12
+
+
+def test_a_dict_that_is_given_stays_as_it_is():
+    text = dict(TEXT)
+    DiptychConfig(text_config=text)
+    assert text == TEXT
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_fusion_is_accepted(fusion):
+    assert DiptychConfig(fusion=fusion).fusion == fusion
+
+
+@pytest.mark.parametrize("balance", [0, 0.0, 0.5, 10])
+def test_a_balance_of_at_least_0_is_accepted(balance):
+    assert DiptychConfig(balance=balance).balance == balance
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("fusion", "sum", "unknown fusion 'sum'; choose one of " + ", ".join(FUSIONS)),
+        ("hidden_size", 0, "hidden_size is 0; it must be at least 1"),
+        ("fusion_layers", 0, "fusion_layers is 0; it must be at least 1"),
+        ("fusion_heads", -2, "fusion_heads is -2; it must be at least 1"),
+        ("fusion_hidden_size", 0, "fusion_hidden_size is 0; it must be at least 1"),
+        ("hidden_size", 20, "hidden_size is 20; it must be a multiple of 4 and of fusion_heads (8)"),
+        ("fusion_heads", 7, "hidden_size is 512; it must be a multiple of 4 and of fusion_heads (7)"),
+        ("balance", -0.1, "balance is -0.1; it must be at least 0"),
+        ("balance", float("nan"), "balance is nan; it must be at least 0"),
+        ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
+        ("dropout", -0.1, "dropout is -0.1; it must be at least 0 and below 1"),
+        ("modality_dropout", 1.5, "modality_dropout is 1.5; it must be at least 0 and below 1"),
+        ("modality_dropout", float("nan"), "modality_dropout is nan; it must be at least 0 and below 1"),
+    ],
+)
+def test_a_field_out_of_its_range_is_named_with_what_is_allowed(field, value, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        DiptychConfig(**{field: value})
+
+
+def test_a_width_must_be_a_multiple_of_4_for_the_positions():
+    with pytest.raises(ValueError, match=re.escape("hidden_size is 6; it must be a multiple of 4")):
+        DiptychConfig(hidden_size=6, fusion_heads=2)
+
+
+def test_a_model_of_a_later_version_is_refused(tmp_path):
+    message = f"format_version is {FORMAT_VERSION + 1}: this model was saved by a later Diptych"
+    with pytest.raises(ValueError, match=message):
+        DiptychConfig(format_version=FORMAT_VERSION + 1)
+    DiptychConfig(**FIELDS).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"format_version": FORMAT_VERSION + 1}))
+    with pytest.raises(ValueError, match=f"{message}.*upgrade diptych"):
+        DiptychConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("id2label", "expected"),
+    [
+        ({0: "b", 1: "a"}, ["b", "a"]),
+        ({2: "z", 0: "y", 1: "x"}, ["y", "x", "z"]),
+        ({"1": "b", "0": "a"}, ["a", "b"]),
+        ({number: str(number) for number in range(12)}, [str(number) for number in range(12)]),
+    ],
+    ids=["two", "out of order", "keys of JSON", "twelve"],
+)
+def test_labels_stand_in_the_order_of_the_logits_before_and_after_saving(id2label, expected, tmp_path):
+    config = DiptychConfig(id2label=id2label)
+    assert config.labels == expected
+    assert config.num_labels == len(expected)
+    config.save_pretrained(tmp_path)
+    assert DiptychConfig.from_pretrained(tmp_path).labels == expected
+
+
+def test_labels_without_names_are_numbered():
+    assert DiptychConfig(num_labels=3).labels == ["LABEL_0", "LABEL_1", "LABEL_2"]

@@ -1,0 +1,57 @@
+"""The modality weights mean something: they go to the half that knows the answer."""
+
+from __future__ import annotations
+
+import random
+
+import datasets
+import pytest
+from diptych import ImageTextClassifier, train
+from diptych.pipeline.build import SHIPPED_MODEL
+from diptych.pipeline.drawing import COLOURS, SHAPES, Scene, Thing, draw_scene
+
+
+def half_blind(rows: int, seed: int) -> list[dict]:
+    """Which colour? Each row has one half that tells, and a blank scene or a sentence of filler for the other."""
+    rng = random.Random(seed)
+    table = []
+    for index in range(rows):
+        colour, shape = rng.choice(list(COLOURS)), rng.choice(list(SHAPES))
+        place = {"x": rng.uniform(0.2, 0.8), "y": rng.uniform(0.2, 0.8), "radius": 0.13, "tilt": rng.uniform(-15, 15)}
+        thing = Thing(colour, shape, rgb=COLOURS[colour], **place)
+        light = rng.randint(232, 250)
+        tells = index % 2  # 0: the image, 1: the text
+        scene = Scene(() if tells else (thing,), (light, light, light))
+        text = f"the picture shows a {colour} {shape}" if tells else f"the picture shows a {shape}"
+        table.append({"image": draw_scene(scene, 48), "text": text, "label": colour, "tells": ("image", "text")[tells]})
+    return table
+
+
+@pytest.mark.slow
+def test_the_larger_weight_is_on_the_half_that_tells(tmp_path):
+    rows = [{k: v for k, v in row.items() if k != "tells"} for row in half_blind(1200, seed=0)]
+    features = datasets.Features(
+        {"image": datasets.Image(), "text": datasets.Value("string"), "label": datasets.Value("string")}
+    )
+    data = datasets.Dataset.from_list(rows, features=features)
+    record = train(
+        data,
+        tmp_path,
+        model=SHIPPED_MODEL,
+        epochs=4,
+        learning_rate=1e-3,
+        batch_size=32,
+        quiet=True,
+        say=lambda line: None,
+    )
+    held_out = half_blind(600, seed=1)
+    found = ImageTextClassifier.from_pretrained(tmp_path, device="cpu")(
+        [{"image": row["image"], "text": row["text"]} for row in held_out]
+    )
+    larger = ["image" if p["image_weight"] > p["text_weight"] else "text" for p in found]
+    share = sum(a == row["tells"] for a, row in zip(larger, held_out, strict=True)) / len(held_out)
+    accuracy = sum(p["label"] == row["label"] for p, row in zip(found, held_out, strict=True)) / len(held_out)
+    print(f"larger weight on the half that tells: {share:.1%}; accuracy {accuracy:.1%}")
+    assert record["best"]["accuracy"] >= 0.9
+    assert accuracy >= 0.9
+    assert share >= 0.9

@@ -28,6 +28,7 @@ FIELDS = {  # none of them its default
     "dropout": 0.25,
     "modality_dropout": 0.0,
     "balance": 0.0,
+    "unimodal": 0.0,
     "format_version": 0,
 }
 NAMES = [name for name in DiptychConfig.__annotations__ if name != "model_type"]
@@ -81,9 +82,10 @@ def test_every_fusion_is_accepted(fusion):
     assert DiptychConfig(fusion=fusion).fusion == fusion
 
 
-@pytest.mark.parametrize("balance", [0, 0.0, 0.5, 10])
-def test_a_balance_of_at_least_0_is_accepted(balance):
-    assert DiptychConfig(balance=balance).balance == balance
+@pytest.mark.parametrize("field", ["balance", "unimodal"])
+@pytest.mark.parametrize("weight", [0, 0.0, 0.5, 10])
+def test_a_weight_in_the_loss_is_at_least_0(field, weight):
+    assert getattr(DiptychConfig(**{field: weight}), field) == weight
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,8 @@ def test_a_balance_of_at_least_0_is_accepted(balance):
         ("fusion_heads", 7, "hidden_size is 512; it must be a multiple of 4 and of fusion_heads (7)"),
         ("balance", -0.1, "balance is -0.1; it must be at least 0"),
         ("balance", float("nan"), "balance is nan; it must be at least 0"),
+        ("unimodal", -1.0, "unimodal is -1.0; it must be at least 0"),
+        ("unimodal", float("nan"), "unimodal is nan; it must be at least 0"),
         ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
         ("dropout", -0.1, "dropout is -0.1; it must be at least 0 and below 1"),
         ("modality_dropout", 1.5, "modality_dropout is 1.5; it must be at least 0 and below 1"),

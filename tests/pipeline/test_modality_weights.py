@@ -37,8 +37,10 @@ def test_the_larger_weight_is_on_the_half_that_tells(tmp_path):
     record = train(
         data,
         tmp_path,
-        model=SHIPPED_MODEL,
-        epochs=4,
+        image_encoder=str(SHIPPED_MODEL),  # its trunks, under a new fusion
+        text_encoder=str(SHIPPED_MODEL),
+        architecture={"hidden_size": 128, "fusion_heads": 4, "fusion_hidden_size": 256},
+        epochs=10,
         learning_rate=1e-3,
         batch_size=32,
         quiet=True,
@@ -51,7 +53,7 @@ def test_the_larger_weight_is_on_the_half_that_tells(tmp_path):
     larger = ["image" if p["image_weight"] > p["text_weight"] else "text" for p in found]
     share = sum(a == row["tells"] for a, row in zip(larger, held_out, strict=True)) / len(held_out)
     accuracy = sum(p["label"] == row["label"] for p, row in zip(found, held_out, strict=True)) / len(held_out)
-    print(f"larger weight on the half that tells: {share:.1%}; accuracy {accuracy:.1%}")
+    print(f"larger weight on the half that tells: {share:.1%}; accuracy {accuracy:.1%}")  # noqa: T201
     assert record["best"]["accuracy"] >= 0.9
     assert accuracy >= 0.9
     assert share >= 0.9

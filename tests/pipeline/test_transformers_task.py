@@ -16,8 +16,8 @@ from ..conftest import picture
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_transformers_pipeline_says_what_the_classifier_says(tiny, tmp_path, batch_size):
     save_model(*tiny, tmp_path / "model")
-    pairs = [{"image": picture(c, seed=i), "text": t} for i, (c, t) in
-             enumerate([("red", "a red shirt"), ("blue", "a"), ("red", "a blue shoe left right"), ("blue", "shoe")])]  # fmt: skip
+    texts = ("a red shirt", "a", "a blue shoe left right", "shoe")
+    pairs = [{"image": picture("red", seed=seed), "text": text} for seed, text in enumerate(texts)]
     pipe = transformers.pipeline("image-text-classification", model=str(tmp_path / "model"), device="cpu")
     found = pipe(pairs, batch_size=batch_size)
     for ranked, expected in zip(found, ImageTextClassifier(*tiny, device="cpu")(pairs), strict=True):

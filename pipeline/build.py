@@ -182,12 +182,16 @@ def save_model(model: DiptychModel, processor: DiptychProcessor, folder: Path) -
         with quiet_transformers():
             model.save_pretrained(beside)
             processor.save_pretrained(beside)
-        beside.chmod(0o755)
+        beside.chmod(0o755)  # temporary folders and safetensors files are made for their owner's eyes only
+        for file in beside.iterdir():
+            file.chmod(0o644)
         old = folder.with_name(f".{folder.name}.old")
         if folder.exists():
             folder.rename(old)
         beside.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -46,22 +46,18 @@ class Augmentation:
         self.processor = processor
         interpolation = v2.InterpolationMode(processor.interpolation)
         steps: list[Any] = [v2.RandomHorizontalFlip()] if flip else []
-        self.crop = None
         if crop:
             proportions = processor.width / processor.height
-            self.crop = v2.RandomResizedCrop(
-                (processor.height, processor.width),
-                scale=(0.7, 1.0),
-                ratio=(proportions / 1.2, proportions * 1.2),
-                interpolation=interpolation,
-            )
+            size = (processor.height, processor.width)
+            ratio = (proportions / 1.2, proportions * 1.2)
+            steps.append(v2.RandomResizedCrop(size, scale=(0.7, 1.0), ratio=ratio, interpolation=interpolation))
         if colour:
             steps.append(v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2))
         self.steps = v2.Compose(steps) if steps else None
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """A picture of the size that the encoder sees, from one of any size."""
-        image = self.crop(image) if self.crop is not None else self.processor.resize(image)
+        image = self.processor.resize(image)  # first, so that a crop has the proportions that evaluation sees
         return self.steps(image) if self.steps is not None else image
 
 

@@ -336,10 +336,15 @@ def _classify_many(
     from .classify import ImageTextClassifier, output_row
     from .columns import find_columns
     from .data import load_tables, pick_split, read_json_lines
+    from .rows import Columns
     from .tables import RowWriter
 
+    if "-" not in (data, out) and Path(out).exists() and Path(data).exists() and Path(out).samefile(data):
+        raise ValueError(f"{out} is the data itself, which would be lost; choose another --out")
     table = read_json_lines(sys.stdin) if data == "-" else pick_split(load_tables(data, streaming=True), split)
-    columns = find_columns(table, image=image_column, text=text_column, need_label=False)
+    columns = Columns(image_column or "image", text_column or "text")
+    if table.first is None or not {columns.image, columns.text} & set(table.first):  # a stream's row may lack a half
+        columns = find_columns(table, image=image_column, text=text_column, need_label=False)
     remark = _remark(quiet or as_json)
     remark(f"columns: {columns}")
     classifier = ImageTextClassifier.from_pretrained(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def find_columns(
         label = _named(of("class", "string", "integer"), _LABEL_NAMES)
         label = label or _choose(table, "label", of("class"), _LABEL_NAMES, anonymous=True)
     if text is None:
-        texts = [name for name in of("string") if name not in _LABEL_NAMES] or of("string")
+        texts = [name for name in of("string") if name.lower() not in _LABEL_NAMES] or of("string")
         text = _choose(table, "text", texts, _TEXT_NAMES, anonymous=True)
     return Columns(str(image), str(text), label)
 
@@ -90,8 +91,9 @@ def label_names(table: Table, column: str) -> list[str]:
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
     names = set(label_values(table, column))
-    numeric = all(name.lstrip("-").isdigit() for name in names)
-    return sorted(names, key=int) if numeric else sorted(names)
+    if all(re.fullmatch("-?[0-9]+", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))  # '7' and '07' are two labels of one value
+    return sorted(names)
 
 
 def label_ids(table: Table, column: str, names: Sequence[str]) -> list[int]:
@@ -138,7 +140,7 @@ def _feature_kind(feature: Any) -> str:
 
 
 def _value_kind(value: Any) -> str:
-    if isinstance(value, str):
+    if value is None or isinstance(value, str):  # a null says nothing: the name will tell
         return "string"
     if isinstance(value, (bool, int)):
         return "integer"

@@ -76,7 +76,7 @@ class DiptychConfig(PreTrainedConfig):
                 f"it must be a multiple of 4 and of fusion_heads ({self.fusion_heads})"
             )
         for name in ("balance", "unimodal"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("dropout", "modality_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 FORMATS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
@@ -59,9 +61,9 @@ def load_tables(data: Any, *, streaming: bool = False) -> dict[str, Table]:
     elif isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
         found = {"train": Table(data, None, "data")}
     elif hasattr(data, "to_dict") and hasattr(data, "columns"):  # a DataFrame, without importing pandas
-        found = {"train": Table(datasets.Dataset.from_list(data.to_dict("records")), None, "data")}
-    elif isinstance(data, Sequence):
-        found = {"train": Table(datasets.Dataset.from_list([dict(row) for row in data]), None, "data")}
+        found = {"train": _from_rows(data.to_dict("records"))}
+    elif isinstance(data, Sequence) and not isinstance(data, (bytes, bytearray)):
+        found = {"train": _from_rows(data)}
     else:
         raise ValueError(
             f"a {type(data).__name__} is no data: give a path, a Hub id, a Dataset, a DataFrame or a list of rows"
@@ -115,10 +117,34 @@ def _load_path(data: str | Path, streaming: bool) -> dict[str, Table]:
             raise ValueError(f"{data} does not exist")
         return _load_hub(str(data), streaming)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        saved = datasets.load_from_disk(str(path))
+        try:
+            saved = datasets.load_from_disk(str(path))
+        except Exception as error:  # an IndexError if it has no rows, and others if it is damaged
+            raise ValueError(
+                f"{data} cannot be read as a saved dataset, or it has no rows: {_first_line(error)}"
+            ) from error
         parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
         return {split: Table(rows, None, f"{data} {split}") for split, rows in parts.items()}
     return _load_folder(path, streaming)
+
+
+def _from_rows(rows: Sequence[Any]) -> Table:
+    """Rows in memory as a table; a field that a row lacks is null, and so is NaN, which is how pandas writes a gap."""
+    if not len(rows):
+        raise ValueError("the data is empty: there are no rows in it")
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"row {number} of the data is a {type(row).__name__}: give dicts by column name")
+    names = dict.fromkeys(name for row in rows for name in row)
+    filled = [{name: None if _is_nan(row.get(name)) else row.get(name) for name in names} for row in rows]
+    try:
+        return Table(datasets.Dataset.from_list(filled), None, "data")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"a column of the data mixes types: {str(error).splitlines()[0]}") from error
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value
 
 
 def _load_folder(path: Path, streaming: bool) -> dict[str, Table]:
@@ -151,13 +177,19 @@ def _read_files(files: list[Path], name: str, streaming: bool) -> Table:
         options = {"features": _all_text(files[0]), "keep_default_na": False, "na_values": [""]}
     try:
         rows = datasets.load_dataset(
-            FORMATS[suffix], data_files=[str(f) for f in files], split="train", streaming=streaming, **options
+            FORMATS[suffix],
+            data_files=[glob.escape(str(f)) for f in files],  # a path with [2024] in it is no pattern
+            split="train",
+            streaming=streaming,
+            **options,
         )
+        if streaming and rows.features is None:
+            rows = rows._resolve_features()  # reads the first rows: nothing else tells which columns hold images
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
         if "no data" in str(error):
             raise ValueError(f"{name} is empty: there are no rows in it") from error
         cause = error.__cause__ or error
-        raise ValueError(f"{name} cannot be read as {suffix[1:]}: {str(cause).splitlines()[0]}") from error
+        raise ValueError(f"{name} cannot be read as {suffix[1:]}: {_first_line(cause)}") from error
     return Table(rows, files[0].parent.resolve(), name)
 
 
@@ -165,10 +197,17 @@ def _all_text(file: Path) -> datasets.Features:
     """Every column of a CSV file as text."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
-            names = next(csv.reader(lines), [])
+            reader = csv.reader(lines)
+            names, first = next(reader, []), next(reader, [])
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
-    return datasets.Features({name: datasets.Value("string") for name in names})
+    if len(first) > len(names):  # pandas would take the first cells for an index, and shift the others
+        raise ValueError(
+            f"{file}: the first row has {len(first)} cells for {len(names)} columns; "
+            "put double quotes around a text that has a comma in it"
+        )
+    # pandas gives its own name to a column without one, such as the index that `to_csv` writes
+    return datasets.Features({name or f"Unnamed: {i}": datasets.Value("string") for i, name in enumerate(names)})
 
 
 def _load_hub(name: str, streaming: bool) -> dict[str, Table]:
@@ -177,19 +216,25 @@ def _load_hub(name: str, streaming: bool) -> dict[str, Table]:
     except Exception as error:  # the Hub, the network and the builder each have errors of their own
         raise ValueError(
             f"there is no data at {name!r}: no such file or folder here, and the Hub's dataset of that name cannot be "
-            f"loaded ({(str(error).splitlines() or [type(error).__name__])[0]})"
+            f"loaded ({_first_line(error)})"
         ) from error
     return {str(split): Table(rows, None, f"{name} {split}") for split, rows in loaded.items()}
 
 
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextlib.contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Keep the bars of `datasets`, which reads small tables in a blink, from the user's eyes."""
-    shown = datasets.is_progress_bar_enabled()
+    """Keep the bars and the log of `datasets`, which reads small tables in a blink, from the user's eyes."""
+    shown, level = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it has to say is in our own error
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(level)
         if shown:
             datasets.enable_progress_bars()
 

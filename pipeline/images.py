@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def read_image(source: Any, *, folder: Path | None = None) -> Image.Image:
         BadImage: There is none, it cannot be decoded whole, or it has more than `MAX_PIXELS`.
     """
     image, name = _open(source, folder)
+    if 0 in image.size:
+        raise BadImage("image_unreadable", f"{name} has {image.width} x {image.height} pixels")
     if image.width * image.height > MAX_PIXELS:
         raise BadImage("image_too_large", f"{name} has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
     try:
@@ -55,7 +58,7 @@ def _open(source: Any, folder: Path | None) -> tuple[Image.Image, str]:
         label = str(name) if name else "the image"
     else:
         label = "the image"
-    if source is None or (isinstance(source, float) and np.isnan(source)) or source == "":
+    if source is None or (isinstance(source, float) and np.isnan(source)) or (isinstance(source, str) and not source):
         raise BadImage("image_missing", "there is no image")
     if isinstance(source, Image.Image):
         return source, label
@@ -83,7 +86,9 @@ def _open(source: Any, folder: Path | None) -> tuple[Image.Image, str]:
 
 def _decode(file: io.BytesIO, name: str) -> Image.Image:
     try:
-        return Image.open(file)
+        with warnings.catch_warnings():  # of large pictures, on which read_image has the last word
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(file)
     except Image.DecompressionBombError as error:
         raise BadImage("image_too_large", f"{name}: {_first_line(error)}") from error
     except Exception as error:
@@ -104,11 +109,11 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits a pixel: Pillow would clip, not scale
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535 if values.max(initial=0) > 255 else 255
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        top = 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255
         image = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+    if image.has_transparency_data:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")

@@ -86,9 +86,8 @@ class DiptychImageProcessor(BaseImageProcessor):
         resample = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
         if self.shortest_edge is None:
             return image.resize((self.width, self.height), resample)
-        scale = self.shortest_edge / min(image.size)
-        width, height = (max(self.shortest_edge, round(side * scale)) for side in image.size)
-        left, top = (width - self.width) // 2, (height - self.height) // 2
+        width, height = (int(self.shortest_edge * side / min(image.size)) for side in image.size)
+        left, top = round((width - self.width) / 2), round((height - self.height) / 2)  # as torchvision rounds
         # one step: scale only what the cut keeps, so that a picture 20,000 pixels long costs no memory
         box = (left / width, top / height, (left + self.width) / width, (top + self.height) / height)
         source = (box[0] * image.width, box[1] * image.height, box[2] * image.width, box[3] * image.height)
@@ -156,12 +155,14 @@ class DiptychProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("give images, text, or both")
-        images = [None] * len(text) if images is None and text is not None else images
-        text = [None] * len(images) if text is None and images is not None else text
-        images = [images] if not isinstance(images, (list, tuple)) else images
-        text = [text] if isinstance(text, str) else text
-        if text is None or len(images) != len(text):
-            raise ValueError(f"there are {len(images)} images and {len(text or [])} texts; give as many of each")
+        if images is not None and not isinstance(images, (list, tuple)):
+            images = [images]
+        if isinstance(text, str):
+            text = [text]
+        images = [None] * len(text or []) if images is None else images
+        text = [None] * len(images) if text is None else text
+        if len(images) != len(text):
+            raise ValueError(f"there are {len(images)} images and {len(text)} texts; give as many of each")
         return BatchFeature({**self.image_processor(images), **self.tokenize(text)})
 
     def tokenize(self, text: Sequence[str | None]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ STATUSES = (
     "text_missing",
     "ok",
 )
-"""What can become of a row, the most severe first; a row with several problems has the first."""
+"""What can become of a row, the most severe first."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_pair(number: int, row: Mapping[str, Any], columns: Columns, folder: Pat
         problems.append(problem)
     if not problems:
         return Pair(number, image, text, "ok", "")
-    status = "both_missing" if image is None and text is None else min(problems, key=lambda p: STATUSES.index(p[0]))[0]
+    status = "both_missing" if len(problems) == 2 else problems[0][0]
     return Pair(number, image, text, status, "; ".join(reason for _, reason in problems))
 
 

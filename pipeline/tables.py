@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -48,7 +49,7 @@ class RowWriter:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Take one row; rows are written when a chunk is full."""
-        self.rows.append(dict(row))
+        self.rows.append({_valid(name): _valid(value) for name, value in row.items()})
         if len(self.rows) >= (1 if self._file is sys.stdout else _CHUNK):
             self.flush()
 
@@ -57,6 +58,10 @@ class RowWriter:
         rows, self.rows = self.rows, []
         if not rows:
             return
+        with self._named():
+            self._write(rows)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
         if self.format == ".jsonl":
             self._file.writelines(to_json(row) + "\n" for row in rows)
         elif self.format == ".csv":
@@ -74,32 +79,58 @@ class RowWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.flush()
-        finally:
-            if self._parquet is not None:
-                self._parquet.close()
+        with self._named(), contextlib.ExitStack() as closing:
             if self._file is not sys.stdout:
-                self._file.close()
+                closing.callback(self._file.close)
+            if self.format == ".parquet":
+                closing.callback(self._close_parquet)
+            self.flush()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the file in an error of the disk."""
+        try:
+            yield
+        except BrokenPipeError:  # the reader of standard output has seen enough
+            raise
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be written to ({error.strerror}); choose another --out") from error
 
     def _write_parquet(self, rows: list[dict[str, Any]]) -> None:
+        """The first rows settle the types: text where they hold nothing, or several types."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         if self._parquet is None:
-            table = pa.Table.from_pylist(rows)
-            known = {
-                "row": pa.int64(),
-                "score": pa.float64(),
-                "image_weight": pa.float64(),
-                "text_weight": pa.float64(),
-            }
-            fields = []
-            for field in table.schema:
-                kind = known.get(field.name, pa.string() if pa.types.is_null(field.type) else field.type)
-                fields.append(pa.field(field.name, kind))
-            self._parquet = pq.ParquetWriter(self._file, pa.schema(fields))
-        self._parquet.write_table(pa.Table.from_pylist(rows, schema=self._parquet.schema))
+            known = {"row": pa.int64()} | dict.fromkeys(("score", "image_weight", "text_weight"), pa.float64())
+            columns = {name: self._column(name, rows, known.get(name)) for name in (rows[0] if rows else ())}
+            self._parquet = pq.ParquetWriter(self._file, pa.table(columns).schema)
+        schema = self._parquet.schema
+        columns = {field.name: self._column(field.name, rows, field.type) for field in schema}
+        self._parquet.write_table(pa.table(columns, schema=schema))
+
+    def _column(self, name: str, rows: list[dict[str, Any]], kind: Any) -> Any:
+        """The values of a column, of type `kind`; of one that suits them if that is None."""
+        import pyarrow as pa
+
+        values = [row.get(name) for row in rows]
+        try:
+            column = pa.array(values)
+            if kind is None and not pa.types.is_null(column.type):
+                return column
+            return column.cast(kind or pa.string())
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            if kind is not None and not pa.types.is_string(kind):
+                raise ValueError(
+                    f"{self.path}: {name!r} is {kind} in the rows before, and now something else; "
+                    "choose --out with .jsonl or .csv"
+                ) from error
+        return pa.array([v if v is None or isinstance(v, str) else str(_cell(v)) for v in values], pa.string())
+
+    def _close_parquet(self) -> None:
+        if self._parquet is None:
+            self._write_parquet([])  # no rows, but a file that can be read
+        self._parquet.close()
 
 
 def to_json(row: Mapping[str, Any]) -> str:
@@ -109,14 +140,25 @@ def to_json(row: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_valid(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # of numpy
+        return _plain(value.tolist())
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
     if value is None or isinstance(value, (bool, int)):
         return value
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    return _valid(str(value))
+
+
+def _valid(value: Any) -> Any:
+    """A `?` for what is no Unicode in a text, wherever it is: no file takes it."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {_valid(key): _valid(item) for key, item in value.items()}
+    return [_valid(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _cell(value: Any) -> Any:

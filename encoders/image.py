@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -49,17 +50,28 @@ class ResNetEncoder(Encoder):
 
     @classmethod
     def from_pretrained(cls, name: str, *, dim: int = 512) -> ResNetEncoder:
-        """Build `name` with torchvision's best weights, from $TORCH_HOME or the network.
+        """Build `name` with torchvision's best weights, from $TORCH_HOME or the network, its trunk frozen.
 
         Raises:
-            ValueError: `name` is unknown, or has no published weights.
+            ValueError: `name` is unknown, has no published weights, or they cannot be had.
         """
         encoder = cls(name, dim=dim)
         weights = pretrained_weights(name)
-        # weights_only: the file is a pickle, of which nothing but tensors is let through
-        state = weights.get_state_dict(progress=False, weights_only=True)
+        try:  # weights_only: the file is a pickle, of which nothing but tensors is let through
+            state = weights.get_state_dict(progress=False, weights_only=True)
+        except OSError as error:
+            raise ValueError(
+                f"the weights of {name} cannot be had ({error}): open the network, or put the file that "
+                f"{weights.url} names into {torch.hub.get_dir()}/checkpoints"
+            ) from error
+        except (UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"the weights of {name} in {torch.hub.get_dir()}/checkpoints are damaged, or hold more than tensors "
+                "and are refused: take the file away"
+            ) from error
         encoder.trunk.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
         encoder.pretrained = True
+        encoder.unfreeze(0)
         return encoder
 
     def parts(self) -> list[Part]:
@@ -69,7 +81,7 @@ class ResNetEncoder(Encoder):
         return [("stem", stem), *((key, [children[key]]) for key in _STAGES if key in children)]
 
     def encode(self, pixel_values: Tensor) -> Tensor:
-        """Features of the last grid, (batch, width, height, width of the grid), from (batch, 3, height, width)."""
+        """Features of the last grid, (batch, width, rows, columns), from (batch, 3, height, width) pixels."""
         features: Tensor = self.trunk(pixel_values)
         return features
 

@@ -32,14 +32,15 @@ class BertEncoder(Encoder):
 
     def __init__(self, config: PreTrainedConfig, *, dim: int = 512) -> None:
         _require_bert_family(config)
-        super().__init__(AutoModel.from_config(config, **_without_pooler(config)), pretrained=False)
+        # float(): a checkpoint of half precision would be built in half precision
+        super().__init__(AutoModel.from_config(config, **_without_pooler(config)).float(), pretrained=False)
         self.trunk: PreTrainedModel
         self.width: int = config.hidden_size
         self.projection = nn.Sequential(nn.Linear(self.width, dim), nn.LayerNorm(dim))
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, *, dim: int = 512) -> BertEncoder:
-        """Load a trunk from the Hub or a local folder; the projection is random.
+        """Load a trunk from the Hub or a local folder, frozen; the projection is random.
 
         Raises:
             ValueError: There is no such model, or it is none of the BERT family.
@@ -48,15 +49,25 @@ class BertEncoder(Encoder):
         encoder = cls(config, dim=dim)
         with quiet_transformers():
             try:
-                trunk = AutoModel.from_pretrained(
-                    name_or_folder, config=config, trust_remote_code=False, **_without_pooler(config)
+                trunk, report = AutoModel.from_pretrained(
+                    name_or_folder,
+                    config=config,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    **_without_pooler(config),
                 )
-            except (OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # of the hub, of safetensors, of a pickle that is refused
                 raise ValueError(
-                    f"the weights of the text encoder {name_or_folder} cannot be loaded: {error}"
+                    f"the weights of the text encoder {name_or_folder} cannot be loaded: {_first_line(error)}"
                 ) from error
-        encoder.trunk = trunk.float()
+        if report["missing_keys"]:
+            raise ValueError(
+                f"the weights at {name_or_folder} are not those of its configuration: {len(report['missing_keys'])} "
+                f"are missing, {min(report['missing_keys'])} first"
+            )
+        encoder.trunk = trunk.float().train()
         encoder.pretrained = True
+        encoder.unfreeze(0)
         return encoder
 
     def parts(self) -> list[Part]:
@@ -110,11 +121,10 @@ def load_text_config(name_or_folder: str | Path) -> PreTrainedConfig:
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # of the hub, of the file system, of a file that is no configuration
         raise ValueError(
             f"there is no text encoder at {str(name_or_folder)!r}: give a folder that holds one, or a Hub id, which "
-            f"must be in the cache or the network open ({first})"
+            f"must be in the cache or the network open ({_first_line(error)})"
         ) from error
     _require_bert_family(config)
     return config
@@ -127,12 +137,20 @@ def _require_bert_family(config: PreTrainedConfig) -> None:
     if model_class is not None and not is_decoder and getattr(config, "vocab_size", None):
         with torch.device("meta"):
             skeleton = model_class(config)
-        if hasattr(skeleton, "embeddings") and any(isinstance(m, nn.Embedding) for m in skeleton.embeddings.modules()):
+        embeddings = getattr(skeleton, "embeddings", None)
+        # a model that also sees pixels has words and pictures in one sequence: no text encoder
+        is_text = isinstance(embeddings, nn.Module) and not hasattr(config, "patch_size")
+        if is_text and any(isinstance(module, nn.Embedding) for module in embeddings.modules()):
             return
     raise ValueError(
         f"{name} is a {config.model_type!r} model, not a text encoder of the BERT family "
         "(bert, roberta, distilbert, albert, electra, mpnet, ...): choose another --text-encoder"
     )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _model_class(config: PreTrainedConfig) -> Any:

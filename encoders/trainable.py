@@ -65,17 +65,26 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def copy_trunk(self, other: Encoder) -> None:
-        """Take the trunk's weights from `other`, an encoder of the same architecture."""
-        self.trunk.load_state_dict(other.trunk.state_dict())
+        """Take the trunk's weights from `other`, an encoder of the same architecture; frozen if they were learned.
+
+        Raises:
+            ValueError: It is of another one.
+        """
+        try:
+            self.trunk.load_state_dict(other.trunk.state_dict())
+        except RuntimeError as error:
+            raise ValueError("the trunk to copy is of another architecture") from error
         self.pretrained = other.pretrained
+        if self.pretrained:
+            self.unfreeze(0)
 
     def train(self, mode: bool = True) -> Encoder:
         """Set the training mode of all but the frozen parts, which stay in eval."""
         super().train(mode)
-        if self._frozen and self.frozen:
-            self.trunk.eval()
-        for module in self._frozen:
-            module.eval()
+        if self._frozen:
+            self.trunk.eval()  # all of it, also a dropout that stands between the parts
+            for module in (m for _, modules in self.parts() for m in modules if m not in self._frozen):
+                module.train(mode)
         return self
 
 

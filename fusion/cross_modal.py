@@ -75,7 +75,7 @@ class CrossModalFusion(nn.Module):
 
 
 class CrossModalBlock(nn.Module):
-    """One exchange: each half attends to the other as it was before the block, then to itself alone.
+    """One exchange: each half attends to the other as it was before the block; then a feed-forward layer.
 
     Args: see `CrossModalFusion`.
     """

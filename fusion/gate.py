@@ -49,15 +49,17 @@ def balance_loss(weights: Tensor, present: Tensor) -> Tensor:
         weights: (batch, 2).
         present: (batch, 2), True where the row has that half; rows that have both count.
     """
-    both = present.all(dim=1, keepdim=True)
-    mean = torch.where(both, weights, 0.5).mean(dim=0)
-    return -(2 * mean).clamp(min=1e-6).log().mean()
+    both = present.all(dim=1)
+    if not bool(both.any()):
+        return weights.sum() * 0.0
+    mean = weights[both].mean(dim=0)
+    return -(2 * mean).clamp(min=1e-30).log().mean()
 
 
 def unimodal_loss(half_logits: Tensor, weights: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """What teaches the gate which half knows the answer: each half alone, and their mixture by its weights.
 
-    The first term, each present half's own cross-entropy, teaches the halves. The second is that of a
+    The first term, each present half's own cross-entropy, teaches its head. The second is that of a
     mixture of experts, -log sum_m w_m p_m(label) (Jacobs et al., 1991), through which only the weights
     learn: they go to the half that gives the label more. The loss of the fused logits alone hardly
     moves them, since attention carries the answer from either half into both.

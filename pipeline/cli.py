@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -25,10 +25,10 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no remarks: only results and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
-ImageColumn = Annotated[Optional[str], typer.Option(help="Column with the images, if it cannot be told.")]  # noqa: UP045
-TextColumn = Annotated[Optional[str], typer.Option(help="Column with the texts, likewise.")]  # noqa: UP045
-LabelColumn = Annotated[Optional[str], typer.Option(help="Column with the labels, likewise.")]  # noqa: UP045
-Split = Annotated[Optional[str], typer.Option(help="Which split of the data.")]  # noqa: UP045
+ImageColumn = Annotated[str | None, typer.Option(help="Column with the images, if it cannot be told.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column with the texts, likewise.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column with the labels, likewise.")]
+Split = Annotated[str | None, typer.Option(help="Which split of the data.")]
 BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
 
 
@@ -73,17 +73,17 @@ def demo(
 
 @app.command()
 def classify(
-    image: Annotated[Optional[str], typer.Argument(help="An image file.")] = None,  # noqa: UP045
-    text: Annotated[Optional[str], typer.Argument(help="A sentence.")] = None,  # noqa: UP045
-    model: Annotated[Optional[str], typer.Option(help="A run's folder, a model's folder or a Hub id.")] = None,  # noqa: UP045
+    image: Annotated[str | None, typer.Argument(help="An image file.")] = None,
+    text: Annotated[str | None, typer.Argument(help="A sentence.")] = None,
+    model: Annotated[str | None, typer.Option(help="A run's folder, a model's folder or a Hub id.")] = None,
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             help="Many pairs: a CSV, JSONL or parquet file, a folder, a dataset, a Hub id; - reads JSON lines."
         ),
     ] = None,
     out: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Where their predictions go: a .csv, .jsonl or .parquet file; - writes JSON lines."),
     ] = None,
     split: Split = None,
@@ -112,10 +112,22 @@ def classify(
         if data is None:
             _classify_one(str(image), str(text), _model_or_shipped(model, quiet), as_json)
         else:
-            _classify_many(
-                data, out or "-", _model_or_shipped(model, quiet), split, image_column, text_column, on_bad_row.value,
-                batch_size, as_json, quiet,
-            )  # fmt: skip
+            from .classify_table import classify_table
+
+            counts = classify_table(
+                data,
+                out or "-",
+                model=_model_or_shipped(model, quiet),
+                split=split,
+                image_column=image_column,
+                text_column=text_column,
+                on_bad_row=on_bad_row.value,
+                batch_size=batch_size,
+                say=_remark(quiet or as_json),
+                quiet=quiet or as_json,
+            )
+            if as_json and out not in (None, "-"):
+                print(json.dumps(counts))  # noqa: T201
 
 
 @app.command()
@@ -124,7 +136,7 @@ def train(
         str, typer.Argument(help="A Hub id, a saved dataset, an image folder with metadata, or table files.")
     ],
     out: Annotated[str, typer.Option(help="The run's folder.")],
-    model: Annotated[Optional[str], typer.Option(help="Start from this model of ours instead of two encoders.")] = None,  # noqa: UP045
+    model: Annotated[str | None, typer.Option(help="Start from this model of ours instead of two encoders.")] = None,
     image_encoder: Annotated[
         str, typer.Option(help="A torchvision ResNet, ResNeXt or Wide ResNet, or a run's folder.")
     ] = "resnet50",
@@ -136,7 +148,7 @@ def train(
     ] = (ImageWeights.pretrained),
     fusion: Annotated[str, typer.Option(help="cross-modal, concat or mlp.")] = "cross-modal",
     image_size: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="HEIGHTxWIDTH in pixels that the ResNet sees; what its weights were made for if not given."),
     ] = None,
     max_length: Annotated[int, typer.Option(help="Longest text in word pieces.")] = 128,
@@ -149,12 +161,12 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Peak, of all that starts from random weights.")] = 5e-4,
     encoder_learning_rate: Annotated[float, typer.Option(help="Peak, of pretrained trunks.")] = 5e-5,
     unfreeze_image: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Parts of the image trunk that train, from the top: a number or all. 0, or all if random."),
     ] = None,
     unfreeze_text: Annotated[str, typer.Option(help="Likewise of the text trunk.")] = "0",
     flip: Annotated[
-        Optional[bool],  # noqa: UP045
+        bool | None,
         typer.Option(
             "--flip/--no-flip", help="Mirror training pictures; by itself, unless texts speak of left or right."
         ),
@@ -314,55 +326,6 @@ def _classify_one(image: str, text: str, model: str | Path, as_json: bool) -> No
         print(f"  {label}  {score:.4f}")  # noqa: T201
     if found["image_weight"] is not None:
         print(f"weights: image {found['image_weight']:.2f}, text {found['text_weight']:.2f}")  # noqa: T201
-
-
-def _classify_many(
-    data: str,
-    out: str,
-    model: str | Path,
-    split: str | None,
-    image_column: str | None,
-    text_column: str | None,
-    on_bad_row: str,
-    batch_size: int,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from collections import Counter
-    from itertools import tee
-
-    from tqdm.auto import tqdm
-
-    from .classify import ImageTextClassifier, output_row
-    from .columns import find_columns
-    from .data import load_tables, pick_split, read_json_lines
-    from .rows import Columns
-    from .tables import RowWriter
-
-    if "-" not in (data, out) and Path(out).exists() and Path(data).exists() and Path(out).samefile(data):
-        raise ValueError(f"{out} is the data itself, which would be lost; choose another --out")
-    table = read_json_lines(sys.stdin) if data == "-" else pick_split(load_tables(data, streaming=True), split)
-    columns = Columns(image_column or "image", text_column or "text")
-    if table.first is None or not {columns.image, columns.text} & set(table.first):  # a stream's row may lack a half
-        columns = find_columns(table, image=image_column, text=text_column, need_label=False)
-    remark = _remark(quiet or as_json)
-    remark(f"columns: {columns}")
-    classifier = ImageTextClassifier.from_pretrained(model)
-    counts: Counter[str] = Counter()
-    with RowWriter(out) as writer:
-        kept, rows = tee(table.rows)  # the second reader is at most a batch ahead
-        predictions = classifier.stream(
-            rows, columns=columns, folder=table.folder, batch_size=batch_size, on_bad_row=on_bad_row
-        )
-        for prediction in tqdm(predictions, desc="classify", unit="row", disable=quiet or as_json or out == "-"):
-            writer.write(output_row(next(kept), prediction))
-            counts[prediction["status"]] += 1
-    total = sum(counts.values())
-    if not total:
-        raise ValueError(f"{table.name} is empty: there are no rows in it")
-    if as_json and out != "-":
-        print(json.dumps({"rows": total, "status": counts}))  # noqa: T201
-    remark(f"{total} rows: {', '.join(f'{count} {status}' for status, count in counts.most_common()) or 'none'}; {out}")
 
 
 def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:

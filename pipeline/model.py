@@ -111,7 +111,9 @@ class DiptychModel(PreTrainedModel):
         loss = F.cross_entropy(logits.float(), labels)
         if self.training and fused.modality_weights is not None and fused.summaries is not None:
             loss = loss + self.config.balance * balance_loss(fused.modality_weights, present)
-            half_logits = torch.stack([head(fused.summaries[:, i]) for i, head in enumerate(self.half_heads)], dim=1)
+            # detached: where a half alone says nothing, what it would learn from its own loss is noise
+            summaries = fused.summaries.detach()
+            half_logits = torch.stack([head(summaries[:, i]) for i, head in enumerate(self.half_heads)], dim=1)
             loss = loss + self.config.unimodal * unimodal_loss(half_logits, fused.modality_weights, labels, present)
         return loss
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from .. import __version__
@@ -68,6 +69,8 @@ def train(
     if random_image:
         run.setdefault("unfreeze_image", None)
     config = TrainConfig(**run)
+    if not PartialState().is_main_process:  # one of several processes speaks
+        say = _silence
     folder = writable_folder(out)
 
     tables = load_tables(data)
@@ -149,6 +152,10 @@ def train(
         (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     say(f"kept epoch {best['epoch']}, accuracy {best['accuracy']:.4f}: {folder}")
     return record
+
+
+def _silence(_: str) -> None:
+    """Say nothing."""
 
 
 def writable_folder(out: str | Path) -> Path:

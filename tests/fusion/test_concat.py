@@ -146,6 +146,13 @@ def test_mlp_depends_on_both_halves():
     assert (fusion(text, image).features - features).abs().max() > 1e-3  # and on which is which
 
 
+@pytest.mark.parametrize("fusion", [ConcatFusion(DIM), MLPFusion(DIM, dropout=0.1)], ids=["concat", "mlp"])
+def test_every_parameter_learns(fusion):
+    image, text = random_tokens([4], 4, DIM), random_tokens([5], 5, DIM)
+    fusion(image, text).features.square().sum().backward()
+    assert [name for name, parameter in fusion.named_parameters() if parameter.grad is None] == []
+
+
 @pytest.mark.parametrize(
     ("fusion", "name"), [(ConcatFusion(DIM), "concat"), (MLPFusion(DIM, dropout=0.1), "mlp")], ids=["concat", "mlp"]
 )

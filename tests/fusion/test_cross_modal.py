@@ -319,12 +319,15 @@ def test_the_number_of_layers_and_of_heads_changes_the_features():
         assert (other(image, text).features - features).abs().max() > 1e-3
 
 
-def test_dropout_works_in_training_only():
+def test_dropout_works_in_training_only_and_on_the_features_too():
     fusion = make_fusion()
     image, text = pair()
     assert torch.equal(fusion(image, text).features, fusion(image, text).features)
+    assert bool(fusion(image, text).features.all())
     fusion.train()
-    assert not torch.equal(fusion(image, text).features, fusion(image, text).features)
+    one, two = (fusion(image, text).features for _ in range(2))
+    assert not torch.equal(one, two)
+    assert 0 < (one == 0).float().mean() < 0.3  # of a tenth
 
 
 def test_every_parameter_learns():

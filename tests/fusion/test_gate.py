@@ -219,6 +219,15 @@ def test_absent_halves_do_not_enter_the_unimodal_loss():
     assert loss.item() == pytest.approx(shorter.item())  # a row without any half does not count
 
 
+def test_an_absent_half_cannot_know_the_label():
+    present, label, weights = torch.tensor([[True, False]]), torch.tensor([0]), torch.tensor([[1.0, 0.0]])
+    losses = []
+    for claim in (-30.0, 30.0):
+        logits = torch.tensor([[[-30.0, 0.0], [claim, 0.0]]])
+        losses.append(unimodal_loss(logits, weights, label, present).item())
+    assert losses == pytest.approx([60.0, 60.0])  # 30 of the image's own and 30 of a mixture of it alone
+
+
 def test_a_batch_without_any_half_has_no_unimodal_loss():
     logits, weights, labels = unimodal_rows()
     assert unimodal_loss(logits, weights * 0, labels, torch.zeros(4, 2, dtype=torch.bool)).item() == 0

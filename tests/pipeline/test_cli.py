@@ -111,6 +111,27 @@ def test_all_ways_agree(model, table, tmp_path):
         assert other["scores"] == pytest.approx(first["scores"], abs=1e-5)
 
 
+def test_the_data_is_never_written_over(model, table):
+    before = table.read_text()
+    result = diptych("classify", "--data", table, "--out", table, "--model", model, code=1)
+    assert "is the data itself, which would be lost" in result.stderr
+    assert table.read_text() == before
+
+
+def test_a_stream_whose_first_row_lacks_a_half(model):
+    lines = '{"text": "a red shirt"}\n\n{"image": "nope.png", "text": "a", "id": 7}\n'
+    found = diptych("classify", "--data", "-", "--model", model, "--quiet", input=lines).stdout.splitlines()
+    rows = [json.loads(line) for line in found]
+    assert [(row["status"], row.get("id")) for row in rows] == [("image_missing", None), ("image_missing", 7)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("", "standard input is empty"), ("[1]", "line 1 of standard input is no")]
+)
+def test_a_stream_that_is_none_is_said(model, line, message):
+    assert message in diptych("classify", "--data", "-", "--model", model, "--quiet", input=line, code=1).stderr
+
+
 def test_stopping_at_a_bad_row_keeps_the_results_so_far(model, table, tmp_path):
     arguments = ("classify", "--data", table, "--out", tmp_path / "out.csv", "--model", model, "--on-bad-row", "error")
     result = diptych(*arguments, code=1)

@@ -18,6 +18,7 @@ def batch_of(processor: DiptychProcessor, colours=("red", "blue"), texts=("a red
 @pytest.mark.parametrize("fusion", ["cross-modal", "concat", "mlp"])
 def test_every_fusion_gives_raw_logits_and_trains_every_parameter(text_folder, fusion):
     model, processor = build_tiny(text_folder, fusion=fusion, modality_dropout=0.0)
+    model.text_encoder.unfreeze()  # a pretrained trunk starts frozen
     model.train()
     output = model(**batch_of(processor, ("red", "blue", None, "red"), ("a red shirt", "a shoe", "a shirt", None)),
                    labels=torch.tensor([0, 1, 0, 1]))  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -64,7 +63,7 @@ class ResNetEncoder(Encoder):
                 f"the weights of {name} cannot be had ({error}): open the network, or put the file that "
                 f"{weights.url} names into {torch.hub.get_dir()}/checkpoints"
             ) from error
-        except (UnpicklingError, RuntimeError, EOFError) as error:
+        except Exception as error:  # whatever a damaged file makes the unpickler raise
             raise ValueError(
                 f"the weights of {name} in {torch.hub.get_dir()}/checkpoints are damaged, or hold more than tensors "
                 "and are refused: take the file away"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -220,3 +221,23 @@ def test_batch_norm_statistics_do_not_see_absent_images():
     for key in running:
         torch.testing.assert_close(seen[key], expected[key])
         assert not torch.equal(seen[key], start[key])
+
+
+def test_a_damaged_weights_file_is_named(checkpoints):
+    (checkpoints / weights_name()).write_bytes(b"half a download")
+    with pytest.raises(ValueError, match="weights of resnet18 in .* are damaged"):
+        ResNetEncoder.from_pretrained("resnet18", dim=DIM)
+
+
+def test_a_closed_network_says_where_the_file_can_be_put(checkpoints, monkeypatch):
+    def closed(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", closed)
+    with pytest.raises(ValueError, match=r"cannot be had .*no network.* put the file .*hub/checkpoints"):
+        ResNetEncoder.from_pretrained("resnet18", dim=DIM)
+
+
+def test_a_trunk_of_another_architecture_cannot_be_copied():
+    with pytest.raises(ValueError, match="of another architecture"):
+        ResNetEncoder("resnet-tiny", dim=DIM).copy_trunk(ResNetEncoder("resnet18", dim=DIM))

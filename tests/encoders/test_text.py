@@ -10,8 +10,9 @@ import pytest
 import torch
 from diptych.encoders import BertEncoder
 from diptych.encoders.text import load_text_config, quiet_transformers
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, BertModel, GPT2Config, ViTConfig
+from transformers import AutoModel, AutoTokenizer, BertModel, GPT2Config, LayoutLMv3Config, ViltConfig, ViTConfig
 from transformers.utils import logging as transformers_logging
 
 from . import TEXT_FAMILIES, VOCABULARY, tiny_config
@@ -196,3 +197,60 @@ def test_a_folder_without_weights_is_refused_in_one_line_that_names_it(tmp_path)
     with pytest.raises(ValueError, match=r"weights of the text encoder .*only-config cannot be loaded") as refusal:
         BertEncoder.from_pretrained(tmp_path / "only-config", dim=DIM)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_a_dropout_that_stands_between_frozen_parts_is_off_in_training(family):
+    encoder = BertEncoder(tiny_config(family), dim=DIM)
+    encoder.pretrained = True
+    encoder.unfreeze(1)
+    encoder.train()
+    ids = words(2, 5)
+    assert torch.equal(encoder.trunk.embeddings(ids), encoder.trunk.embeddings(ids))
+
+
+def test_the_config_of_a_half_precision_checkpoint_builds_a_trunk_that_runs(tmp_path):
+    saved_bert(tmp_path, half=True)
+    encoder = BertEncoder(load_text_config(tmp_path), dim=DIM)
+    assert encoder(words(1, 3), torch.ones(1, 3)).states.dtype == torch.float32
+
+
+def truncate(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def swap_for_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Path}, folder / "pytorch_model.bin")
+
+
+def swap_for_others(folder: Path) -> None:
+    save_file({"x.y": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (truncate, "weights of the text encoder .* cannot be loaded"),
+        (swap_for_a_pickle, "weights of the text encoder .* cannot be loaded"),
+        (swap_for_others, "are not those of its configuration: .* are missing"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_never_replaced_by_random_ones(tmp_path, spoil, message):
+    saved_bert(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=message) as refusal:
+        BertEncoder.from_pretrained(tmp_path, dim=DIM)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("config", [ViltConfig(), LayoutLMv3Config()])
+def test_a_model_of_text_and_image_is_no_text_encoder(config):
+    with pytest.raises(ValueError, match="not a text encoder of the BERT family"):
+        BertEncoder(config, dim=DIM)
+
+
+def test_a_pretrained_trunk_starts_frozen(tmp_path):
+    saved_bert(tmp_path)
+    assert BertEncoder.from_pretrained(tmp_path, dim=DIM).frozen

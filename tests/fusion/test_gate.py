@@ -240,3 +240,10 @@ def test_a_half_comes_in_by_its_weight_and_a_null_token_ungated():
     assert image_gate.shape == text_gate.shape == (3, 1, 1)
     assert image_gate.flatten().tolist() == pytest.approx([0.3, 1.0, 1.0])
     assert text_gate.flatten().tolist() == pytest.approx([0.7, 1.0, 1.0])
+
+
+def test_rows_with_one_half_do_not_dilute_the_balance():
+    lone = balance_loss(torch.tensor([[0.9, 0.1]]), torch.tensor([[True, True]]))
+    weights = torch.tensor([[0.9, 0.1], [1.0, 0.0], [0.0, 1.0]])
+    present = torch.tensor([[True, True], [True, False], [False, True]])
+    assert balance_loss(weights, present).item() == pytest.approx(lone.item())

@@ -225,7 +225,7 @@ def test_batch_norm_statistics_do_not_see_absent_images():
 
 def test_a_damaged_weights_file_is_named(checkpoints):
     (checkpoints / weights_name()).write_bytes(b"half a download")
-    with pytest.raises(ValueError, match="weights of resnet18 in .* are damaged"):
+    with pytest.raises(ValueError, match=r"weights of resnet18 in .* are damaged"):
         ResNetEncoder.from_pretrained("resnet18", dim=DIM)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -105,6 +106,7 @@ class Fit:
     ) -> None:
         self.model, self.processor, self.config, self.folder = model, processor, config, folder
         self.say, self.quiet = say, quiet
+        AcceleratorState._reset_state()  # else a process keeps the precision of its first run
         self.accelerator = Accelerator(mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate)
         self.problems: dict[str, int] = {}
         self.start: dict[str, Any] = {}
@@ -148,7 +150,7 @@ class Fit:
             accelerator.wait_for_everyone()
         if self.problems:
             counts = ", ".join(f"{count} {status}" for status, count in self.problems.items())
-            self.say(f"rows that were not whole, in all epochs together: {counts}; `diptych check` lists them")
+            self.say(f"rows that were not whole, in all epochs together: {counts}")
         return history
 
     def _epoch(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, epoch: int) -> float:

@@ -86,6 +86,13 @@ def test_accumulated_batches_give_the_step_of_one(pairs, text_folder, tmp_path):
     torch.testing.assert_close(first["head.weight"], second["head.weight"], atol=2e-4, rtol=0)
 
 
+def test_mixed_precision_learns_too_and_saves_32_bits(pairs, text_folder, tmp_path):
+    record = run(pairs, tmp_path, text_folder, precision="bf16")
+    assert record["best"]["accuracy"] >= 0.9
+    assert {p.dtype for p in load_model(tmp_path)[0].parameters()} == {torch.float32}
+    run(pairs, tmp_path, text_folder, epochs=1)  # and back
+
+
 def test_starting_from_a_model_keeps_its_head_if_the_labels_are_the_same(trained, pairs, text_folder, tmp_path):
     folder, record, _ = trained
     slow = {"epochs": 1, "learning_rate": 1e-9, "encoder_learning_rate": 1e-9}

@@ -1,0 +1,65 @@
+"""The examples run, and the README speaks of commands and options that exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import DatasetDict
+from diptych import load_model
+from diptych.pipeline.build import save_model
+from diptych.pipeline.cli import app
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+
+
+def example(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_the_scenes_training_prints_its_table_and_saves_the_model(tmp_path):
+    small = ("--quadruples", 48, "--trunk-steps", 2, "--steps", 4, "--test-rows", 40)
+    table = example("train_scenes.py", "--table", "--out", tmp_path / "model", *small)
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| 40 new pairs", "| cross-modal", "| concat", "| mlp", "| cross-modal, text alone", "| cross-modal, image alone",
+    ]  # fmt: skip
+    assert all(" 50.0% " in row.split("|")[2] for row in rows[-2:])  # one half alone is worth nothing
+    assert load_model(tmp_path / "model")[0].config.labels == ["false", "true"]
+
+
+def test_the_comparison_with_tfidf(tiny, pairs, tmp_path):
+    save_model(*tiny, tmp_path / "model")
+    named = pairs.remove_columns("label").add_column("label", ["no", "yes"] * 48)
+    DatasetDict(train=named.select(range(48)), test=named.select(range(48, 96))).save_to_disk(tmp_path / "data")
+    shown = example("compare_tfidf.py", tmp_path / "model", tmp_path / "data")
+    assert "label, 48 rows of test" in shown
+    assert re.search(r"majority class +50\.0%", shown)
+    assert re.search(r"paired difference +[+-]\d+\.\d%   95 % interval [+-]\d+\.\d% to [+-]\d+\.\d%", shown)
+
+
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+COMMANDS = re.findall(r"diptych (\w+)([^\n|]*)", "".join(BLOCKS).replace("\\\n", " "))
+
+
+@pytest.mark.parametrize(("command", "rest"), COMMANDS)
+def test_the_commands_and_options_of_the_readme_exist(command, rest):
+    help_text = CliRunner().invoke(app, [command, "--help"]).output
+    assert "Usage" in help_text
+    assert not [option for option in re.findall(r"--[a-z-]+", rest) if option not in help_text]
+
+
+def test_the_readme_has_its_commands_and_no_gaps():
+    readme = (ROOT / "README.md").read_text()
+    assert {"demo", "classify", "train", "evaluate"} <= {command for command, _ in COMMANDS}
+    assert "@@" not in readme
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", readme):
+        assert (ROOT / picture).is_file()

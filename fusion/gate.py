@@ -57,12 +57,11 @@ def balance_loss(weights: Tensor, present: Tensor) -> Tensor:
 
 
 def unimodal_loss(half_logits: Tensor, weights: Tensor, labels: Tensor, present: Tensor) -> Tensor:
-    """What teaches the gate which half knows the answer: each half alone, and their mixture by its weights.
+    """What tells the gate directly which half knows the answer: each alone, and their mixture by its weights.
 
     The first term, each present half's own cross-entropy, teaches its head. The second is that of a
     mixture of experts, -log sum_m w_m p_m(label) (Jacobs et al., 1991), through which only the weights
-    learn: they go to the half that gives the label more. The loss of the fused logits alone hardly
-    moves them, since attention carries the answer from either half into both.
+    learn: they go to the half that gives the label more. (The loss of the fused logits moves them too.)
 
     Args:
         half_logits: (batch, 2, classes), from the unimodal summaries.

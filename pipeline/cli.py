@@ -281,6 +281,8 @@ def info(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> N
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork after the tokenizer has been used
+    # before torch is loaded: threads that spin while they wait make a busy machine several times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except BrokenPipeError:  # the reader of our output has seen enough

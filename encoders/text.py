@@ -139,8 +139,8 @@ def _require_bert_family(config: PreTrainedConfig) -> None:
             skeleton = model_class(config)
         embeddings = getattr(skeleton, "embeddings", None)
         # a model that also sees pixels has words and pictures in one sequence: no text encoder
-        is_text = isinstance(embeddings, nn.Module) and not hasattr(config, "patch_size")
-        if is_text and any(isinstance(module, nn.Embedding) for module in embeddings.modules()):
+        inside = embeddings.modules() if isinstance(embeddings, nn.Module) else ()
+        if not hasattr(config, "patch_size") and any(isinstance(module, nn.Embedding) for module in inside):
             return
     raise ValueError(
         f"{name} is a {config.model_type!r} model, not a text encoder of the BERT family "

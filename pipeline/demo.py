@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SEED = 2026
 PICTURE_SIZE = 128  # pixels
-FINE_TUNING = {
+FINE_TUNING: dict[str, Any] = {
     "epochs": 5,
     "batch_size": 32,
     "learning_rate": 1e-3,
@@ -122,11 +122,12 @@ def _say_predictions(
 def _draw(path: Path, pairs: Sequence[dict[str, Any]], found: Sequence[Prediction], truth: Sequence[str]) -> None:
     """A picture of the pairs: image, sentence, prediction, and how much each half counted."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from PIL import Image
 
     columns, rows = 4, -(-len(pairs) // 4)
-    figure = Figure(figsize=(2.6 * columns, 3.7 * rows), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.15, w_pad=0.1)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(h_pad=0.15, w_pad=0.1)
+    figure = Figure(figsize=(2.6 * columns, 3.7 * rows), layout=layout)
     cells = figure.subplots(2 * rows, columns, height_ratios=[10, 1] * rows)
     for index, (pair, prediction, right) in enumerate(zip(pairs, found, truth, strict=True)):
         top, bar = cells[2 * (index // columns)][index % columns], cells[2 * (index // columns) + 1][index % columns]

@@ -68,7 +68,7 @@ def demo(
 
         figures = run(out, say=(lambda line: None) if quiet or as_json else print, quiet=quiet or as_json)
         if as_json:
-            print(json.dumps(figures))  # noqa: T201
+            print(json.dumps(figures))
 
 
 @app.command()
@@ -127,7 +127,7 @@ def classify(
                 quiet=quiet or as_json,
             )
             if as_json and out not in (None, "-"):
-                print(json.dumps(counts))  # noqa: T201
+                print(json.dumps(counts))
 
 
 @app.command()
@@ -219,7 +219,7 @@ def train(
             **options,
         )
         if as_json:
-            print(json.dumps(record))  # noqa: T201
+            print(json.dumps(record))
 
 
 @app.command()
@@ -250,11 +250,11 @@ def evaluate(
             quiet=quiet or as_json,
         )
         if as_json:
-            print(json.dumps(figures))  # noqa: T201
+            print(json.dumps(figures))
         else:
             for name, value in figures.items():
                 shown = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else value
-                print(f"{name:>18}  {shown}")  # noqa: T201
+                print(f"{name:>18}  {shown}")
 
 
 @app.command()
@@ -272,10 +272,10 @@ def info(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> N
         devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         facts["devices"] = devices or [f"CPU, {os.cpu_count()} cores"]
         if as_json:
-            print(json.dumps(facts))  # noqa: T201
+            print(json.dumps(facts))
         else:
             for name, value in facts.items():
-                print(f"{name:>14}  {', '.join(value) if isinstance(value, list) else value}")  # noqa: T201
+                print(f"{name:>14}  {', '.join(value) if isinstance(value, list) else value}")
 
 
 def main() -> None:
@@ -300,12 +300,12 @@ def _reported(debug: bool) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if debug:
             raise
-        print(f"diptych: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        print(f"diptych: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         if debug:
             raise
-        print("diptych: interrupted", file=sys.stderr)  # noqa: T201
+        print("diptych: interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -320,14 +320,14 @@ def _classify_one(image: str, text: str, model: str | Path, as_json: bool) -> No
 
     found = ImageTextClassifier.from_pretrained(model)({"image": image, "text": text})
     if as_json:
-        print(to_json(found))  # noqa: T201
+        print(to_json(found))
         return
-    print(f"{found['label']}  {found['score']:.4f}")  # noqa: T201
+    print(f"{found['label']}  {found['score']:.4f}")
     ranked = sorted(found["scores"].items(), key=lambda item: -item[1])
     for label, score in ranked[1:5]:
-        print(f"  {label}  {score:.4f}")  # noqa: T201
+        print(f"  {label}  {score:.4f}")
     if found["image_weight"] is not None:
-        print(f"weights: image {found['image_weight']:.2f}, text {found['text_weight']:.2f}")  # noqa: T201
+        print(f"weights: image {found['image_weight']:.2f}, text {found['text_weight']:.2f}")
 
 
 def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:
@@ -341,7 +341,7 @@ def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:
 
 def _remark(quiet: bool) -> Any:
     """Say something beside the results: on standard error, or nowhere."""
-    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))  # noqa: T201
+    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))
 
 
 def _size(size: str) -> tuple[int, int]:

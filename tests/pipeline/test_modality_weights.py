@@ -53,7 +53,7 @@ def test_the_larger_weight_is_on_the_half_that_tells(tmp_path):
     larger = ["image" if p["image_weight"] > p["text_weight"] else "text" for p in found]
     share = sum(a == row["tells"] for a, row in zip(larger, held_out, strict=True)) / len(held_out)
     accuracy = sum(p["label"] == row["label"] for p, row in zip(found, held_out, strict=True)) / len(held_out)
-    print(f"larger weight on the half that tells: {share:.1%}; accuracy {accuracy:.1%}")  # noqa: T201
+    print(f"larger weight on the half that tells: {share:.1%}; accuracy {accuracy:.1%}")
     assert record["best"]["accuracy"] >= 0.9
     assert accuracy >= 0.9
     assert share >= 0.9

@@ -136,6 +136,10 @@ def load_model(name_or_folder: str | Path, *, labels: list[str] | None = None) -
         _require_words(processor.tokenizer)
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(place, str):
+            raise ValueError(
+                f"there is no folder {name_or_folder} here, and the Hub's model of that name cannot be loaded: {first}"
+            ) from error
         raise ValueError(f"the model at {name_or_folder} cannot be loaded: {first}") from error
     heads = ("head.", "half_heads.") if labels is not None else ()
     wrong = set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}

@@ -97,26 +97,27 @@ class ImageTextClassifier:
             ValueError: `pairs` is nothing that can be classified.
         """
         if isinstance(pairs, Mapping):
+            _require_a_half(pairs)
             return next(self.stream([pairs], batch_size=1, on_bad_row=on_bad_row))
         options: dict[str, Any] = {"batch_size": batch_size, "on_bad_row": on_bad_row}
         if isinstance(pairs, datasets.Dataset):
             table = load_tables(pairs)["train"]
-            columns = find_columns(table, need_label=False)
+            columns = _columns(table, table.rows.column_names)
             found = self.stream(table.rows, columns=columns, **options)
             return datasets.Dataset.from_list(
                 [output_row(row, prediction) for row, prediction in zip(table.rows, found, strict=True)]
             )
         if hasattr(pairs, "to_dict") and hasattr(pairs, "columns"):  # a DataFrame, without importing pandas
             rows = pairs.to_dict("records")
-            columns = (
-                find_columns(Table(rows, None, "the DataFrame", rows[0]), need_label=False)
-                if rows
-                else Columns("image", "text")
-            )
+            columns = Columns("image", "text")
+            if rows:
+                columns = _columns(Table(rows, None, "the DataFrame", rows[0]), list(rows[0]))
             found = self.stream(rows, columns=columns, **options)
             merged = [output_row(row, prediction) for row, prediction in zip(rows, found, strict=True)]
             return type(pairs)(merged, index=pairs.index)
         if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)):
+            if pairs and isinstance(pairs[0], Mapping):
+                _require_a_half(pairs[0])
             return list(self.stream(pairs, **options))
         if isinstance(pairs, Iterator):
             return self.stream(pairs, **options)
@@ -152,7 +153,7 @@ class ImageTextClassifier:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         columns = columns or Columns("image", "text")
         numbered = enumerate(rows)
-        while chunk := list(islice(numbered, batch_size)):
+        for chunk in _chunks(numbered, batch_size):
             pairs = [read_pair(number, _as_row(row), columns, folder) for number, row in chunk]
             bad = next((p for p in pairs if p.status != "ok"), None) if on_bad_row == "error" else None
             yield from self._predict(pairs[: pairs.index(bad)] if bad else pairs, skip=on_bad_row == "skip")
@@ -200,6 +201,38 @@ def output_row(row: Mapping[str, Any], prediction: Prediction) -> dict[str, Any]
             continue
         merged[f"input_{name}" if name in Prediction.__annotations__ else name] = value
     return {**merged, **prediction}
+
+
+def _columns(table: Table, names: Sequence[str]) -> Columns:
+    """The columns of a table in memory; one that has but an `image` or a `text` column lacks the other half."""
+    try:
+        return find_columns(table, need_label=False)
+    except ValueError:
+        if {"image", "text"} & set(names):
+            return Columns("image", "text")
+        raise
+
+
+def _require_a_half(pair: Mapping[str, Any]) -> None:
+    if not {"image", "text"} & set(pair):
+        raise ValueError(f"a pair has 'image', 'text' or both; this one has {', '.join(map(repr, pair)) or 'nothing'}")
+
+
+def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items; if the items end in an error, those before it still come."""
+    while True:
+        chunk: list[Any] = []
+        error: Exception | None = None
+        try:
+            chunk.extend(islice(items, size))
+        except Exception as caught:
+            error = caught
+        if chunk:
+            yield chunk
+        if error is not None:
+            raise error
+        if len(chunk) < size:
+            return
 
 
 def _as_row(row: Any) -> Mapping[str, Any]:

@@ -65,7 +65,7 @@ def classify_table(
         predictions = classifier.stream(
             rows, columns=columns, folder=table.folder, batch_size=batch_size, on_bad_row=on_bad_row
         )
-        for prediction in tqdm(predictions, desc="classify", unit="row", disable=quiet or out == "-"):
+        for prediction in tqdm(predictions, desc="classify", unit="row", disable=True if quiet or out == "-" else None):
             writer.write(output_row(next(kept), prediction))
             counts[prediction["status"]] += 1
     if not counts:

@@ -24,7 +24,18 @@ _IMAGE_NAMES = (
     "filename",
     "path",
 )
-_TEXT_NAMES = ("text", "caption", "sentence", "title", "description", "question")
+_TEXT_NAMES = (
+    "text",
+    "caption",
+    "sentence",
+    "title",
+    "description",
+    "question",
+    "headline",
+    "review",
+    "content",
+    "name",
+)
 _LABEL_NAMES = ("label", "labels", "target", "class", "category", "answer")
 
 
@@ -59,7 +70,7 @@ def find_columns(
         label = label or _choose(table, "label", of("class"), _LABEL_NAMES, anonymous=True)
     if text is None:
         texts = [name for name in of("string") if name.lower() not in _LABEL_NAMES] or of("string")
-        text = _choose(table, "text", texts, _TEXT_NAMES, anonymous=True)
+        text = _choose(table, "text", texts, _TEXT_NAMES)  # by name only: the one text column left may be an id
     return Columns(str(image), str(text), label)
 
 

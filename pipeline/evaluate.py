@@ -71,7 +71,7 @@ def measure(model: Any, loader: Any, accelerator: Accelerator, *, quiet: bool = 
     labels: list[Tensor] = []
     weights: list[Tensor] = []
     present: list[Tensor] = []
-    for batch in tqdm(loader, desc="evaluate", unit="batch", disable=quiet, leave=False):
+    for batch in tqdm(loader, desc="evaluate", unit="batch", disable=True if quiet else None, leave=False):
         batch.pop("problems")
         target = batch.pop("labels")
         output = model(**batch)

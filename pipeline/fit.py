@@ -138,7 +138,12 @@ class Fit:
         best = (-1.0, 0.0)
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
-            loss = self._epoch(model, optimizer, schedule, loader, epoch)
+            try:
+                loss = self._epoch(model, optimizer, schedule, loader, epoch)
+            except KeyboardInterrupt:
+                if history:
+                    self.say(f"interrupted in epoch {epoch}; the best epoch before it is in {self.folder}")
+                raise
             seconds = time.perf_counter() - started
             metrics = measure(model, validation_loader, accelerator, quiet=self.quiet)
             history.append({"epoch": epoch, "train_loss": loss, "seconds": round(seconds, 1), **metrics})
@@ -163,7 +168,7 @@ class Fit:
             desc=f"epoch {epoch}/{config.epochs}",
             unit="batch",
             leave=False,
-            disable=self.quiet or not accelerator.is_main_process,
+            disable=True if self.quiet or not accelerator.is_main_process else None,
         )
         for batch in bar:
             for _, status, _ in batch.pop("problems"):

@@ -73,6 +73,8 @@ def train(
         say = _silence
     folder = writable_folder(out)
 
+    if (folder / "run.json").exists():
+        say(f"replacing the earlier run in {folder}")
     tables = load_tables(data)
     table = tables.get("train") or next(iter(tables.values()))
     columns = find_columns(table, image=image_column, text=text_column, label=label_column)
@@ -140,7 +142,9 @@ def train(
         "torch": str(torch.__version__),
         "columns": asdict(columns),
         "model": None if model is None else str(model),
-        "encoders": {"image": image_encoder, "image_weights": image_weights, "text": text_encoder},
+        "encoders": None
+        if model is not None
+        else {"image": image_encoder, "image_weights": image_weights, "text": text_encoder},
         "rows": {"train": len(training_set), "validation": len(validation_set)},
         "run": asdict(config),
         "start": fit.start,

@@ -135,3 +135,26 @@ def test_what_cannot_be_classified_is_said(classify, rows):
 def test_save_and_load(classify, rows, tmp_path):
     classify.save_pretrained(tmp_path / "model")
     close(ImageTextClassifier.from_pretrained(tmp_path / "model", device="cpu")(rows), classify(rows))
+
+
+def test_a_frame_that_lacks_a_half_is_classified_by_the_other(classify):
+    by_text = classify(pd.DataFrame({"id": ["a", "b"], "text": ["a red shirt", "green"]}))
+    assert by_text["status"].tolist() == ["image_missing"] * 2
+    assert by_text["text_weight"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda pair: [pair]])
+def test_a_pair_of_other_names_is_refused_and_they_are_named(classify, wrap):
+    with pytest.raises(ValueError, match="a pair has 'image', 'text' or both; this one has 'img', 'caption'"):
+        classify(wrap({"img": "x.png", "caption": "a red shirt"}))
+
+
+def test_rows_before_an_error_of_their_source_are_not_lost(classify, rows):
+    def source():
+        yield from rows[:3]
+        raise ValueError("line 4 is no JSON")
+
+    seen = []
+    with pytest.raises(ValueError, match="line 4"):
+        seen.extend(p["row"] for p in classify(source(), batch_size=8))
+    assert seen == [0, 1, 2]

@@ -64,8 +64,9 @@ def test_of_several_strings_the_text_is_told_by_its_name(name):
     assert found.text == name
 
 
-def test_the_only_string_is_the_text_whatever_its_name():
-    assert find_columns(table(image=ImageFeature(), words=TEXT, label=NUMBER)).text == "words"
+def test_a_string_of_another_name_is_no_text_even_if_it_is_the_only_one():
+    with pytest.raises(ValueError, match="shop: no column looks like the text: 'sku'; name it with --text-column"):
+        find_columns(table(image=ImageFeature(), sku=TEXT, label=NUMBER))
 
 
 @pytest.mark.parametrize("kind", [CLASS, TEXT, NUMBER, Value("bool"), Value("uint8")], ids=str)
@@ -87,8 +88,8 @@ def test_a_number_of_another_name_is_no_label():
 @pytest.mark.parametrize("name", ["label", "answer", "Label", "CATEGORY"])
 @pytest.mark.parametrize("need_label", [True, False])
 def test_the_text_is_never_the_label(name, need_label):
-    found = find_columns(table(**{name: TEXT}, image=ImageFeature(), words=TEXT), need_label=need_label)
-    assert found == Columns("image", "words", name if need_label else None)
+    found = find_columns(table(**{name: TEXT}, image=ImageFeature(), title=TEXT), need_label=need_label)
+    assert found == Columns("image", "title", name if need_label else None)
 
 
 def test_a_label_is_not_looked_for_where_none_is_needed():
@@ -143,7 +144,7 @@ def test_a_column_that_is_not_there_names_those_that_are_and_the_option(option, 
     "row",
     [
         {"id": 1, "image": "a.png", "text": "x"},
-        {"photo": b"...", "words": "x"},
+        {"photo": b"...", "caption": "x"},
         {"x": {"bytes": b"...", "path": None}, "text": "x"},
         {"x": Image.new("RGB", (1, 1)), "text": "x"},
         {"x": np.zeros((1, 1, 3), np.uint8), "text": "x"},

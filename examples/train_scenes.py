@@ -3,9 +3,8 @@
     python examples/train_scenes.py --out runs/scenes       train, measure on 5,000 new pairs, save
     python examples/train_scenes.py --table                 the same training for every rival, in one table
 
-Trained end to end on true or false alone, such a model stays at 50 % for a long time: whether a sentence
-is true depends on both halves, and neither gives a first hint. Three things that a drawing gives for free
-shorten that from hours to minutes:
+Trained on true or false alone, such a model stays at 50 % for long: whether a sentence is true depends on
+both halves, and neither gives a first hint. Three things that a drawing gives for free help it:
 
 1. The image trunk first learns to see, as ImageNet teaches a full-size one: for each cell of its grid,
    which shape and colour is centred there, if any. Then it is frozen, and what it puts out is kept.
@@ -257,7 +256,7 @@ def learn_to_judge(model: DiptychModel, train: Drawings, features: Tensor, steps
     model.image_encoder.unfreeze(0)
     model.train()
     for module in model.fusion.modules():
-        # Sharper attention from the start: the default would spread evenly over all regions for long.
+        # Larger queries and keys than the default: attention that is sharper from the start.
         if isinstance(module, Attention):
             for linear in (module.query, module.key):
                 nn.init.orthogonal_(linear.weight)

@@ -259,7 +259,7 @@ def evaluate(
 
 @app.command()
 def info(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Show the versions in use, the devices and the shipped model: what to put into a bug report."""
+    """Show the versions in use and the devices: what to put into a bug report."""
     with _reported(debug):
         import platform
         from importlib.metadata import version

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -40,7 +41,10 @@ class ResNetEncoder(Encoder):
             raise ValueError(f"unknown image encoder {name!r}; choose one of {', '.join(IMAGE_ENCODERS)}")
         if dim % 4:
             raise ValueError(f"dim is {dim}; region positions need a multiple of 4")
-        network = _tiny_resnet() if name == "resnet-tiny" else models.get_model(name, weights=None)
+        if name == "resnet-tiny":
+            network = _tiny_resnet()
+        else:
+            network = models.get_model(name, weights=None, norm_layer=_BatchNorm)
         layers = ((key, getattr(network, key)) for key in (*_STEM, *_STAGES) if hasattr(network, key))
         super().__init__(nn.Sequential(OrderedDict(layers)), pretrained=False)
         self.name = name
@@ -136,11 +140,25 @@ def sine_positions(rows: int, columns: int, dim: int) -> Tensor:
     return torch.cat([by_row, by_column], dim=2).reshape(rows * columns, dim)
 
 
+class _BatchNorm(nn.BatchNorm2d):
+    """Batch norm that lives through a batch of one value per channel, of which there are no statistics.
+
+    So it is where a single row of a training batch has an image, and the last grid is one region:
+    that batch is normalised as in eval, and the running statistics stand still.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, channels, height, width), normalised."""
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
 def _tiny_resnet() -> ResNet:
     """A ResNet of 8 layers and total stride 8: 0.3 M parameters, an 8 x 8 grid from 64 pixels."""
-    network = ResNet(BasicBlock, [1, 1, 1, 1])
+    network = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=_BatchNorm)
     network.conv1 = nn.Conv2d(3, 32, kernel_size=3, stride=2, padding=1, bias=False)
-    network.bn1 = nn.BatchNorm2d(32)
+    network.bn1 = _BatchNorm(32)
     del network.maxpool, network.layer4
     network.inplanes = 32
     network.layer1 = network._make_layer(BasicBlock, 32, 1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, tee
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import datasets
 import torch
@@ -13,31 +14,15 @@ import torch
 from .build import load_model
 from .columns import find_columns
 from .data import Table, load_tables
-from .model import DiptychModel
+from .model import DiptychModel, require_classes
+from .predictions import Prediction, output_columns, output_row
 from .processor import DiptychProcessor
-from .rows import BadRow, Columns, Pair, read_pair
+from .rank import Ranked, rank
+from .rows import BadRow, Columns, Pair, UnreadableRow, read_pair
 from .scores import scores
 
 ON_BAD_ROW = ("mask", "skip", "error")
-
-
-class Prediction(TypedDict):
-    """What is said of one row.
-
-    `row` is its number, from 0; `status` one of `diptych.pipeline.rows.STATUSES` and `reason` what
-    is wrong in words; `label` the likeliest class and `score` its score, `scores` every class's, in
-    the model's order; `image_weight` and `text_weight` sum to 1, None where a model has none. The
-    five last are None in a row without a prediction.
-    """
-
-    row: int
-    status: str
-    reason: str
-    label: str | None
-    score: float | None
-    scores: dict[str, float] | None
-    image_weight: float | None
-    text_weight: float | None
+_NOT_GIVEN: Any = object()
 
 
 class ImageTextClassifier:
@@ -45,6 +30,7 @@ class ImageTextClassifier:
 
         classify = ImageTextClassifier.from_pretrained("runs/products")
         classify({"image": "shirt.jpg", "text": "Turtle Check Men Navy Blue Shirt"})
+        classify(text="Turtle Check Men Navy Blue Shirt")
 
     Args:
         model: In eval mode from here on.
@@ -80,7 +66,15 @@ class ImageTextClassifier:
 
         save_model(self.model, self.processor, Path(folder))
 
-    def __call__(self, pairs: Any, *, batch_size: int = 32, on_bad_row: str = "mask") -> Any:
+    def __call__(
+        self,
+        pairs: Any = _NOT_GIVEN,
+        *,
+        image: Any = _NOT_GIVEN,
+        text: Any = _NOT_GIVEN,
+        batch_size: int = 32,
+        on_bad_row: str = "mask",
+    ) -> Any:
         """Classify; what comes out has the order and the form of what goes in.
 
         Args:
@@ -88,36 +82,50 @@ class ImageTextClassifier:
                 A list of them: a list. A generator: a generator. A DataFrame or a
                 `datasets.Dataset`: the same, with the prediction's columns added (a column of such
                 a name becomes `input_<name>`); its image and text columns are found as in training.
+                A `datasets.IterableDataset`: a generator of such rows.
+            image: In place of `pairs`: one pair's image, or what there is of it.
+            text: Likewise its text.
             batch_size: Rows per forward pass.
             on_bad_row: `mask` classifies a row with the half that is there, `skip` gives it no
-                prediction, `error` raises at the first.
+                prediction, `error` raises at the first. A text that is cut is not bad.
 
         Raises:
             BadRow: At the first bad row, if asked to.
             ValueError: `pairs` is nothing that can be classified.
         """
+        options: dict[str, Any] = {"batch_size": batch_size, "on_bad_row": on_bad_row}
+        halves = {"image": image, "text": text}
+        halves = {name: half for name, half in halves.items() if half is not _NOT_GIVEN}
+        if (pairs is _NOT_GIVEN) is (not halves):
+            raise ValueError("give pairs, or image=..., text=... or both of one pair")
+        if halves:
+            pairs = halves
+        if isinstance(pairs, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+            raise ValueError(
+                f"the data has the splits {', '.join(pairs)}: give one of them, data[{next(iter(pairs))!r}]"
+            )
         if isinstance(pairs, Mapping):
             _require_a_half(pairs)
-            return next(self.stream([pairs], batch_size=1, on_bad_row=on_bad_row))
-        options: dict[str, Any] = {"batch_size": batch_size, "on_bad_row": on_bad_row}
-        if isinstance(pairs, datasets.Dataset):
+            return next(self.stream([pairs], **options))
+        if isinstance(pairs, (datasets.Dataset, datasets.IterableDataset)):
             table = load_tables(pairs)["train"]
-            columns = _columns(table, table.rows.column_names)
-            found = self.stream(table.rows, columns=columns, **options)
-            return datasets.Dataset.from_list(
-                [output_row(row, prediction) for row, prediction in zip(table.rows, found, strict=True)]
-            )
+            found = self.table_stream(table, pair_columns(table), **options)
+            if isinstance(pairs, datasets.IterableDataset):
+                return found
+            empty: dict[str, list[Any]] = {name: [] for name in output_columns(pairs.column_names)}
+            return datasets.Dataset.from_list(list(found)) if len(pairs) else datasets.Dataset.from_dict(empty)
         if hasattr(pairs, "to_dict") and hasattr(pairs, "columns"):  # a DataFrame, without importing pandas
             rows = pairs.to_dict("records")
-            columns = Columns("image", "text")
-            if rows:
-                columns = _columns(Table(rows, None, "the DataFrame", rows[0]), list(rows[0]))
-            found = self.stream(rows, columns=columns, **options)
-            merged = [output_row(row, prediction) for row, prediction in zip(rows, found, strict=True)]
-            return type(pairs)(merged, index=pairs.index)
+            if not rows:
+                return type(pairs)([], index=pairs.index, columns=output_columns(pairs.columns))
+            table = Table(rows, None, "the DataFrame", rows[0])
+            return type(pairs)(list(self.table_stream(table, pair_columns(table), **options)), index=pairs.index)
         if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)):
-            if pairs and isinstance(pairs[0], Mapping):
-                _require_a_half(pairs[0])
+            if pairs:  # a wrong call is told by its first pair; a wrong one among others gets a status
+                first = _as_row(pairs[0])
+                if isinstance(first, UnreadableRow):
+                    raise ValueError(first.reason)
+                _require_a_half(first)
             return list(self.stream(pairs, **options))
         if isinstance(pairs, Iterator):
             return self.stream(pairs, **options)
@@ -125,6 +133,38 @@ class ImageTextClassifier:
             f"a {type(pairs).__name__} cannot be classified: give a dict with 'image' and 'text', or a list, "
             "generator, DataFrame or datasets.Dataset of them"
         )
+
+    def table_stream(
+        self, table: Table, columns: Columns, *, batch_size: int = 32, on_bad_row: str = "mask"
+    ) -> Iterator[dict[str, Any]]:
+        """A table's rows with the columns of their predictions, one after another, in order.
+
+        Raises:
+            BadRow: As `stream` does.
+        """
+        kept, rows = tee(table.rows)  # the second reader is at most a batch ahead
+        for prediction in self.stream(
+            rows, columns=columns, folder=table.folder, batch_size=batch_size, on_bad_row=on_bad_row
+        ):
+            yield output_row(next(kept), prediction)
+
+    def rank(
+        self,
+        *,
+        image: Any = None,
+        text: str | None = None,
+        texts: Sequence[Any] | None = None,
+        images: Sequence[Any] | None = None,
+        top: int | None = None,
+    ) -> list[Ranked]:
+        """Rank `texts` for an `image` or `images` for a `text`, best first; see `diptych.pipeline.rank.rank`.
+
+            classify.rank(image="shirt.jpg", texts=["a navy shirt", "a red dress"])
+
+        Raises:
+            ValueError: The model was trained without alignment, or there is nothing to rank.
+        """
+        return rank(self.model, self.processor, image=image, text=text, texts=texts, images=images, top=top)
 
     def stream(
         self,
@@ -151,18 +191,20 @@ class ImageTextClassifier:
             raise ValueError(f"on_bad_row is {on_bad_row!r}; choose one of {', '.join(ON_BAD_ROW)}")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        require_classes(self.model)
         columns = columns or Columns("image", "text")
         numbered = enumerate(rows)
         for chunk in _chunks(numbered, batch_size):
             pairs = [read_pair(number, _as_row(row), columns, folder) for number, row in chunk]
-            bad = next((p for p in pairs if p.status != "ok"), None) if on_bad_row == "error" else None
+            bad = next((p for p in pairs if p.bad), None) if on_bad_row == "error" else None
             yield from self._predict(pairs[: pairs.index(bad)] if bad else pairs, skip=on_bad_row == "skip")
             if bad:
                 raise BadRow(f"row {bad.row}: {bad.reason} ({bad.status})")
 
     def _predict(self, pairs: list[Pair], *, skip: bool) -> list[Prediction]:
         """Predictions of one batch; rows that get none keep their place."""
-        usable = [p for p in pairs if p.status == "ok" or not (skip or p.status == "both_missing")]
+        usable = [p for p in pairs if not p.bad or (not skip and (p.image is not None or p.text is not None))]
+        whole: set[int] = set()
         found: dict[int, dict[str, Any]] = {}
         if usable:
             batch = self.processor([p.image for p in usable], [p.text for p in usable]).to(self.device)
@@ -172,6 +214,8 @@ class ImageTextClassifier:
             weights = (
                 [(None, None)] * len(usable) if output.modality_weights is None else output.modality_weights.tolist()
             )
+            words = batch["attention_mask"].sum(dim=1).tolist()
+            whole = {pair.row for pair, count in zip(usable, words, strict=True) if count < self.processor.max_length}
             for pair, row, (image_weight, text_weight) in zip(usable, rows, weights, strict=True):
                 best = max(range(len(row)), key=row.__getitem__)
                 found[pair.row] = {
@@ -181,34 +225,43 @@ class ImageTextClassifier:
                     "image_weight": image_weight,
                     "text_weight": text_weight,
                 }
+        pairs = self._with_cut_texts(pairs, whole)
         nothing = dict.fromkeys(("label", "score", "scores", "image_weight", "text_weight"))
         return [
             Prediction(row=p.row, status=p.status, reason=p.reason, **found.get(p.row, nothing))  # type: ignore[typeddict-item]
             for p in pairs
         ]
 
+    def _with_cut_texts(self, pairs: list[Pair], whole: set[int]) -> list[Pair]:
+        """The same pairs, with a word on each text that is longer than what is read.
 
-def output_row(row: Mapping[str, Any], prediction: Prediction) -> dict[str, Any]:
-    """A row's own columns, then its prediction's. Image bytes are dropped, their path stays.
+        Args:
+            pairs: One batch.
+            whole: Numbers of rows known to be shorter: only the others are counted.
+        """
+        long = [p for p in pairs if p.text is not None and p.row not in whole]
+        lengths = dict(zip((p.row for p in long), self.processor.lengths([str(p.text) for p in long]), strict=True))
+        limit = self.processor.max_length
 
-    A column whose name the prediction needs becomes `input_<name>`.
+        def said(length: int) -> tuple[str, str]:
+            return "text_truncated", f"the text has {length} word pieces, of which the first {limit} are read"
+
+        return [
+            replace(p, problems=(*p.problems, said(lengths[p.row]))) if lengths.get(p.row, 0) > limit else p
+            for p in pairs
+        ]
+
+
+def pair_columns(table: Table) -> Columns:
+    """The columns to classify by, as in training; a table with an `image` or a `text` alone lacks the other half.
+
+    Raises:
+        ValueError: Neither can be told.
     """
-    merged: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
-            value = value["path"]
-        elif isinstance(value, (bytes, bytearray)) or hasattr(value, "getbands"):
-            continue
-        merged[f"input_{name}" if name in Prediction.__annotations__ else name] = value
-    return {**merged, **prediction}
-
-
-def _columns(table: Table, names: Sequence[str]) -> Columns:
-    """The columns of a table in memory; one that has but an `image` or a `text` column lacks the other half."""
     try:
         return find_columns(table, need_label=False)
     except ValueError:
-        if {"image", "text"} & set(names):
+        if {"image", "text"} & set(getattr(table.rows, "features", None) or table.first or ()):
             return Columns("image", "text")
         raise
 
@@ -240,4 +293,4 @@ def _as_row(row: Any) -> Mapping[str, Any]:
         return row
     if isinstance(row, Sequence) and not isinstance(row, (str, bytes)) and len(row) == 2:
         return {"image": row[0], "text": row[1]}
-    raise ValueError(f"a {type(row).__name__} is no pair: give a dict with 'image' and 'text', or (image, text)")
+    return UnreadableRow(f"a {type(row).__name__} is no pair: give a dict with 'image' and 'text', or (image, text)")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+from datasets.utils.file_utils import xopen
+
+from .images import ARCHIVES, BadImage
+from .lines import CsvRows, JsonRows, json_rows, up_to_first_good
 
 FORMATS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
@@ -106,10 +108,13 @@ def hold_out(table: Table, labels: Sequence[int], *, fraction: float, seed: int)
 
 
 def _load_path(data: str | Path, streaming: bool) -> dict[str, Table]:
+    if "://" in str(data):
+        raise ValueError(f"{data} is a URL, which is not followed: download it first")
     path = Path(data).expanduser()
     if path.is_file():
         if path.suffix not in FORMATS:
-            raise ValueError(f"{data} is no table: give a .csv, .jsonl or .parquet file")
+            hint = "" if path.suffix not in ARCHIVES else "; archives are not opened: unpack it first"
+            raise ValueError(f"{data} is no table: give a .csv, .jsonl or .parquet file{hint}")
         return {"train": _read_files([path], str(data), streaming)}
     if not path.exists():
         looks_local = isinstance(data, Path) or str(data).startswith((".", "/", "~")) or path.suffix in FORMATS
@@ -172,6 +177,12 @@ def _read_files(files: list[Path], name: str, streaming: bool) -> Table:
     if all(file.stat().st_size == 0 for file in files):
         raise ValueError(f"{name} is empty: there are no rows in it")
     suffix = files[0].suffix
+    folder = files[0].parent.resolve()
+    if streaming and suffix != ".parquet":  # by ourselves: one broken line must not end the reading
+        rows = CsvRows(files) if suffix == ".csv" else JsonRows(files)
+        if not rows.first:
+            raise ValueError(f"{name} is empty: there are no rows in it")
+        return Table(rows, folder, name, rows.first)
     options: dict[str, Any] = {}
     if suffix == ".csv":  # every cell as it stands: no '007' turned 7, no caption 'None' turned nothing
         options = {"features": _all_text(files[0]), "keep_default_na": False, "na_values": [""]}
@@ -190,7 +201,7 @@ def _read_files(files: list[Path], name: str, streaming: bool) -> Table:
             raise ValueError(f"{name} is empty: there are no rows in it") from error
         cause = error.__cause__ or error
         raise ValueError(f"{name} cannot be read as {suffix[1:]}: {_first_line(cause)}") from error
-    return Table(rows, files[0].parent.resolve(), name)
+    return Table(rows, folder, name)
 
 
 def _all_text(file: Path) -> datasets.Features:
@@ -242,37 +253,47 @@ def _no_progress_bars() -> Iterator[None]:
 def _undecoded(table: Table) -> Table:
     """Take images as they are stored: one that cannot be decoded must not end the reading of a table."""
     rows = table.rows
-    if isinstance(rows, datasets.IterableDataset) and rows.features is None:
+    streaming = isinstance(rows, datasets.IterableDataset)
+    if streaming and rows.features is None:
         rows = rows._resolve_features()  # reads the first rows: nothing else tells which columns hold images
-    for column, feature in (getattr(rows, "features", None) or {}).items():
-        if isinstance(feature, datasets.Image) and feature.decode:
+    features = getattr(rows, "features", None) or {}
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    for column in images:
+        if features[column].decode:
             rows = rows.cast_column(column, datasets.Image(decode=False))
-    return Table(rows, table.folder, table.name)
+    return replace(table, rows=_HubRows(rows, images) if streaming and images else rows)
 
 
-def read_json_lines(file: Iterable[str]) -> Table:
-    """Rows of JSON lines as they come in.
+class _HubRows:
+    """A stream's rows, the images that it keeps as files on the Hub fetched: undecoded, those are but an address."""
+
+    def __init__(self, rows: datasets.IterableDataset, images: Sequence[str]) -> None:
+        self.rows, self.images, self.features = rows, images, rows.features
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.rows:
+            yield row | {column: _fetched(row[column]) for column in self.images}
+
+
+def _fetched(image: Any) -> Any:
+    """An image with the bytes of its file on the Hub, or a `BadImage`; any other as it is, whatever its address."""
+    path = image.get("path") if isinstance(image, Mapping) and image.get("bytes") is None else None
+    if not isinstance(path, str) or not path.split("::")[-1].startswith("hf://datasets/"):
+        return image
+    try:
+        with xopen(path, "rb") as file:
+            return {"bytes": file.read(), "path": path}
+    except Exception as error:  # of the network, of the Hub, of an archive there
+        return BadImage("image_missing", f"{path} cannot be fetched: {_first_line(error)}")
+
+
+def read_json_lines(file: Iterable[bytes | str]) -> Table:
+    """Rows of JSON lines as they come in; a line that is none is an `UnreadableRow`.
 
     Raises:
-        ValueError: There is no line at all; or, when it is reached, a line is no JSON object.
+        ValueError: There is no line at all.
     """
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"line {number} of standard input is no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"line {number} of standard input is no JSON object with 'image' and 'text': {line[:60]!r}"
-                )
-            yield row
-
-    stream = rows()
-    first = next(stream, None)
+    first, rows = up_to_first_good(json_rows(file, "standard input"))
     if first is None:
         raise ValueError("standard input is empty: give one JSON object per line, with 'image' and 'text'")
-    return Table(chain([first], stream), None, "standard input", first)
+    return Table(rows, None, "standard input", first)

@@ -177,6 +177,12 @@ class DiptychProcessor(ProcessorMixin):
         present = torch.tensor([sentence is not None for sentence in text])
         return {"input_ids": words["input_ids"], "attention_mask": words["attention_mask"], "text_present": present}
 
+    def lengths(self, text: Sequence[str]) -> list[int]:
+        """Word pieces of each text, the special ones included, before any is cut."""
+        if not text:
+            return []
+        return [len(ids) for ids in self.tokenizer(list(text), verbose=False)["input_ids"]]
+
 
 AutoImageProcessor.register(DiptychConfig, image_processor_classes={"pil": DiptychImageProcessor})
 AutoProcessor.register(DiptychConfig, DiptychProcessor)

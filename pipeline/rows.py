@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import numbers
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,22 @@ from typing import Any
 
 from PIL import Image
 
-from .images import BadImage, read_image
+from .images import BadImage, is_nothing, read_image
 
-STATUSES = (
-    "both_missing",
-    "image_too_large",
-    "image_unreadable",
-    "image_missing",
-    "text_unreadable",
-    "text_missing",
-    "ok",
-)
-"""What can become of a row, the most severe first."""
+STATUSES = {
+    "row_unreadable": "the row itself cannot be read: a broken line of a file, or no row at all",
+    "both_missing": "neither half can be used; there is no prediction",
+    "image_too_large": "the image has too many pixels to be decoded",
+    "image_unreadable": "the image cannot be decoded, or not whole",
+    "image_missing": "there is no image, no such file, or a URL, which is not followed",
+    "text_unreadable": "the text is of another type, or no valid Unicode",
+    "text_missing": "there is no text, or nothing but blanks",
+    "text_truncated": "the text is longer than what the model reads; not bad: its beginning is read",
+    "ok": "both halves are read whole",
+}
+"""What can become of a row and what it means, the most severe first: of several, that is its status."""
+
+_SEVERITY = {status: rank for rank, status in enumerate(STATUSES)}
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,43 @@ class Pair:
         row: Its number in the table, from 0.
         image: RGB; None if it cannot be used.
         text: None if it cannot be used.
-        status: One of `STATUSES`.
-        reason: Everything that is wrong, in words; empty if nothing is.
+        problems: Whatever is wrong with either: a status and a reason in words.
     """
 
     row: int
     image: Image.Image | None
     text: str | None
-    status: str
-    reason: str
+    problems: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def status(self) -> str:
+        """One of `STATUSES`, the most severe that applies."""
+        found = [status for status, _ in self.problems]
+        if self.image is None and self.text is None:
+            found.append("both_missing")
+        return min(found, key=_SEVERITY.__getitem__, default="ok")
+
+    @property
+    def reason(self) -> str:
+        """Everything that is wrong, in words, the most severe first; empty if nothing is."""
+        return "; ".join(reason for _, reason in sorted(self.problems, key=lambda problem: _SEVERITY[problem[0]]))
+
+    @property
+    def bad(self) -> bool:
+        """Whether a half cannot be used. A text that is cut can."""
+        return self.image is None or self.text is None
+
+
+class UnreadableRow(dict[str, Any]):
+    """What stands in the place of a row that cannot be read: no columns, and the reason.
+
+    Args:
+        reason: In words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
 
 
 class BadRow(ValueError):
@@ -65,10 +98,12 @@ def read_pair(number: int, row: Mapping[str, Any], columns: Columns, folder: Pat
 
     Args:
         number: Of the row, from 0.
-        row: By column name; an absent column counts as an absent half.
+        row: By column name; an absent column counts as an absent half. An `UnreadableRow` is bad as a whole.
         columns: Which columns to read.
         folder: Where relative image paths start.
     """
+    if isinstance(row, UnreadableRow):
+        return Pair(number, None, None, (("row_unreadable", row.reason),))
     problems: list[tuple[str, str]] = []
     image: Image.Image | None = None
     try:
@@ -78,24 +113,25 @@ def read_pair(number: int, row: Mapping[str, Any], columns: Columns, folder: Pat
     text, problem = read_text(row.get(columns.text))
     if problem is not None:
         problems.append(problem)
-    if not problems:
-        return Pair(number, image, text, "ok", "")
-    status = "both_missing" if len(problems) == 2 else problems[0][0]
-    return Pair(number, image, text, status, "; ".join(reason for _, reason in problems))
+    return Pair(number, image, text, tuple(problems))
 
 
 def read_text(value: Any) -> tuple[str | None, tuple[str, str] | None]:
     """The text that `value` holds, or None with a status and a reason. A number is read as its digits."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_nothing(value):
         return None, ("text_missing", "there is no text")
-    if isinstance(value, (int, float)):
-        value = str(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, str):
+        try:
+            value = str(value)
+        except ValueError as error:  # Python refuses to write out integers of thousands of digits
+            return None, ("text_unreadable", f"the number is no text: {error}")
     if not isinstance(value, str):
         return None, ("text_unreadable", f"a {type(value).__name__} is no text")
-    if not value.strip():
+    if all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in value):
         return None, ("text_missing", "the text is empty")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        return None, ("text_unreadable", f"the text is no valid Unicode at character {error.start}")
+        hint = "; save its file as UTF-8" if "\udc80" <= value[error.start] <= "\udcff" else ""  # a byte that is none
+        return None, ("text_unreadable", f"the text is no valid Unicode at character {error.start}{hint}")
     return value, None

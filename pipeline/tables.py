@@ -6,13 +6,18 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from .images import is_nothing
+
 FORMATS = (".csv", ".jsonl", ".parquet")
 _CHUNK = 1000
+_CHUNK_TEXT = 1 << 24
+"""Characters of text after which a chunk is full as well: a thousand rows of a megabyte each are too much to hold."""
 
 
 class RowWriter:
@@ -22,19 +27,22 @@ class RowWriter:
 
     Args:
         out: The file, replaced if it is there.
+        labels: Of the model, which settle the type of `scores` in parquet before a row has any.
 
     Raises:
         ValueError: Its name tells no format, or it cannot be written to.
     """
 
-    def __init__(self, out: str | Path) -> None:
+    def __init__(self, out: str | Path, *, labels: Sequence[str] = ()) -> None:
         self.path = Path(out).expanduser()
         self.format = ".jsonl" if str(out) == "-" else self.path.suffix
         if self.format not in FORMATS:
             raise ValueError(
                 f"{out} has no format that can be written: name it .csv, .jsonl or .parquet, or - for JSON lines"
             )
+        self.labels = [_valid(label) for label in labels]
         self.rows: list[dict[str, Any]] = []
+        self._text = 0
         self._csv: Any = None
         self._parquet: Any = None
         self._file: IO[Any]
@@ -50,12 +58,13 @@ class RowWriter:
     def write(self, row: Mapping[str, Any]) -> None:
         """Take one row; rows are written when a chunk is full."""
         self.rows.append({_valid(name): _valid(value) for name, value in row.items()})
-        if len(self.rows) >= (1 if self._file is sys.stdout else _CHUNK):
+        self._text += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(self.rows) >= (1 if self._file is sys.stdout else _CHUNK) or self._text >= _CHUNK_TEXT:
             self.flush()
 
     def flush(self) -> None:
         """Write what has been taken."""
-        rows, self.rows = self.rows, []
+        rows, self.rows, self._text = self.rows, [], 0
         if not rows:
             return
         with self._named():
@@ -66,7 +75,7 @@ class RowWriter:
             self._file.writelines(to_json(row) + "\n" for row in rows)
         elif self.format == ".csv":
             if self._csv is None:
-                self._csv = csv.DictWriter(self._file, list(rows[0]), extrasaction="ignore")
+                self._csv = csv.DictWriter(self._file, _names(rows), extrasaction="ignore")
                 self._csv.writeheader()
             self._csv.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
         else:
@@ -103,7 +112,9 @@ class RowWriter:
 
         if self._parquet is None:
             known = {"row": pa.int64()} | dict.fromkeys(("score", "image_weight", "text_weight"), pa.float64())
-            columns = {name: self._column(name, rows, known.get(name)) for name in (rows[0] if rows else ())}
+            if self.labels:
+                known["scores"] = pa.struct([(label, pa.float64()) for label in self.labels])
+            columns = {name: self._column(name, rows, known.get(name)) for name in _names(rows)}
             self._parquet = pq.ParquetWriter(self._file, pa.table(columns).schema)
         schema = self._parquet.schema
         columns = {field.name: self._column(field.name, rows, field.type) for field in schema}
@@ -115,11 +126,11 @@ class RowWriter:
 
         values = [row.get(name) for row in rows]
         try:
-            column = pa.array(values)
+            column = pa.array(values, kind if kind is not None and pa.types.is_struct(kind) else None)
             if kind is None and not pa.types.is_null(column.type):
                 return column
             return column.cast(kind or pa.string())
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             if kind is not None and not pa.types.is_string(kind):
                 raise ValueError(
                     f"{self.path}: {name!r} is {kind} in the rows before, and now something else; "
@@ -131,6 +142,12 @@ class RowWriter:
         if self._parquet is None:
             self._write_parquet([])  # no rows, but a file that can be read
         self._parquet.close()
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of the first rows, ordered as in the fullest: a row that could not be read has none of its own."""
+    fullest = max(rows, key=lambda row: len(row), default={})
+    return list(dict.fromkeys(chain(fullest, *rows)))
 
 
 def to_json(row: Mapping[str, Any]) -> str:
@@ -153,9 +170,13 @@ def _plain(value: Any) -> Any:
 
 
 def _valid(value: Any) -> Any:
-    """A `?` for what is no Unicode in a text, wherever it is: no file takes it."""
+    """What a file takes, wherever it is: a `?` for what is no Unicode in a text, hex digits of an endless number."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, int) and value.bit_length() > 4096:  # Python refuses to write it out in decimal
+        return hex(value)
+    if not isinstance(value, float) and is_nothing(value):
+        return None
     if isinstance(value, Mapping):
         return {_valid(key): _valid(item) for key, item in value.items()}
     return [_valid(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -241,3 +241,19 @@ def test_a_closed_network_says_where_the_file_can_be_put(checkpoints, monkeypatc
 def test_a_trunk_of_another_architecture_cannot_be_copied():
     with pytest.raises(ValueError, match="of another architecture"):
         ResNetEncoder("resnet-tiny", dim=DIM).copy_trunk(ResNetEncoder("resnet18", dim=DIM))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet-tiny"])
+def test_one_image_of_one_region_trains_and_leaves_the_statistics_of_its_last_grid(name):
+    size = 32 if name == "resnet18" else 8  # the last grid is one region: a single value per channel
+    encoder = ResNetEncoder(name, dim=16).train()
+    last = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+    before = last.running_mean.clone()
+    present = torch.tensor([False, True, False])
+    tokens = encoder(torch.randn(3, 3, size, size), present)
+    assert tokens.grid == (1, 1)
+    tokens.states[present][..., 0].sum().backward()
+    assert encoder.trunk.conv1.weight.grad.abs().sum() > 0
+    assert torch.equal(last.running_mean, before)
+    encoder(torch.randn(2, 3, size, size))
+    assert not torch.equal(last.running_mean, before)

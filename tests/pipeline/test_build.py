@@ -10,6 +10,7 @@ import pytest
 import torch
 from diptych import BertEncoder, build_model, load_model
 from diptych.pipeline.build import save_model
+from diptych.pipeline.config import FORMAT_VERSION
 
 from ..conftest import build_tiny, picture
 
@@ -47,7 +48,7 @@ def test_a_saved_folder_is_complete_movable_and_without_pickles(tiny, tmp_path):
         "balance",
     ):
         assert ours[field] == theirs[field], field
-    assert ours["format_version"] == 1
+    assert ours["format_version"] == FORMAT_VERSION
     assert {f.suffix for f in (tmp_path / "second" / "model").iterdir()} == {".json", ".safetensors"}
     assert str(tmp_path) not in (tmp_path / "second" / "model" / "config.json").read_text()
 
@@ -110,6 +111,36 @@ def test_a_model_saved_by_format_1_loads_and_says_the_same():
     assert model.config.labels == expected["labels"]
 
 
+def test_a_model_of_format_1_says_the_same_after_it_is_saved_again(tmp_path):
+    model, processor = load_model(SAVED)
+    save_model(model, processor, tmp_path)
+    batch = processor([picture("red"), None], ["a red shirt", "a blue shoe"])
+    assert torch.equal(load_model(tmp_path)[0](**batch).logits, model(**batch).logits)
+    assert json.loads((tmp_path / "config.json").read_text())["format_version"] == FORMAT_VERSION
+
+
+@pytest.mark.parametrize("fusion", ["mlp", "concat"])
+def test_a_late_fusion_of_format_1_has_no_gate_and_says_the_same(text_folder, tmp_path, fusion):
+    """As it was: without the modality gate, and with heads for each half that are no more."""
+    from safetensors.torch import load_file, save_file
+
+    model, processor = build_tiny(text_folder, fusion=fusion, modality_gate=False)
+    save_model(model.eval(), processor, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    new = ("glimpses", "pattern", "window", "global_tokens", "modality_gate", "alignment_weight")
+    old = {key: value for key, value in config.items() if key not in new}
+    (tmp_path / "config.json").write_text(json.dumps(old | {"format_version": 1, "unimodal": 0.3}))
+    weights = load_file(tmp_path / "model.safetensors")
+    weights |= {f"half_heads.{half}.weight": torch.zeros(2, 16) for half in (0, 1)}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    loaded, read = load_model(tmp_path)
+    batch = read([picture("red"), None], ["a red shirt", "a blue shoe"])
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    assert loaded(**batch).modality_weights is None
+    assert not any("gate" in name for name, _ in loaded.named_parameters())
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -124,6 +155,10 @@ def test_a_model_saved_by_format_1_loads_and_says_the_same():
         (lambda f: (f / "model.safetensors").write_bytes(b"junk" * 99), "cannot be loaded"),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer knows no words"),
         (lambda f: (f / "processor_config.json").unlink(), "cannot be loaded"),
+        (lambda f: (f / "processor_config.json").write_text("[]"), "cannot be loaded"),
+        (lambda f: (f / "tokenizer.json").write_text((f / "tokenizer.json").read_text()[:200]), "cannot be loaded"),
+        (lambda f: (f / "tokenizer_config.json").write_bytes(b"\xff"), "cannot be loaded"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "cannot be loaded"),
     ],
 )
 def test_a_folder_that_is_no_model_is_named_as_such(tiny, tmp_path, spoil, message):
@@ -133,6 +168,22 @@ def test_a_folder_that_is_no_model_is_named_as_such(tiny, tmp_path, spoil, messa
         load_model(tmp_path / "model")
     assert str(tmp_path / "model") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer_config.json"])
+def test_code_that_a_model_brings_is_never_run(tiny, tmp_path, file, monkeypatch):
+    save_model(*tiny, tmp_path / "model")
+    (tmp_path / "model" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    names = dict.fromkeys(("AutoConfig", "AutoModel", "AutoProcessor", "AutoImageProcessor"), "evil.Evil")
+    names["AutoTokenizer"] = ["evil.Evil", "evil.Evil"]
+    path = tmp_path / "model" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": names, "tokenizer_class": "Evil"}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks whether to run the code"))
+    try:
+        load_model(tmp_path / "model")
+    except ValueError as error:
+        assert str(error).endswith("cannot be loaded: it brings code of its own, which is never run")  # noqa: PT017
+    assert not (tmp_path / "ran").exists()
 
 
 def test_missing_weights_are_damage_not_a_reason_to_guess(tiny, tmp_path):

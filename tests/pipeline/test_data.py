@@ -334,7 +334,7 @@ def test_a_csv_file_with_a_header_alone_is_named(tmp_path):
     assert str(tmp_path / "t.csv") in refusal(tmp_path / "t.csv")
 
 
-@pytest.mark.parametrize("name", [name for name in MALFORMED if name not in ("blank.jsonl", "blank.csv", "ragged.csv")])
+@pytest.mark.parametrize("name", [name for name in MALFORMED if name not in ("latin.csv", "ragged.csv", "cut.jsonl")])
 def test_a_stream_that_cannot_be_begun_is_named(name, tmp_path):
     (tmp_path / name).write_bytes(MALFORMED[name])
     assert str(tmp_path / name) in refusal(tmp_path / name, streaming=True)
@@ -498,11 +498,3 @@ def test_blank_json_lines_are_passed_over():
 def test_no_json_line_at_all_is_refused(lines):
     with pytest.raises(ValueError, match="standard input is empty"):
         read_json_lines(lines)
-
-
-@pytest.mark.parametrize("line", ["{broken", "3", "[1]", '"text"', "null"])
-def test_a_line_that_is_no_json_object_is_named_after_those_before_it(line):
-    rows = iter(read_json_lines(['{"text": "a"}\n', "\n", line + "\n"]).rows)
-    assert next(rows) == {"text": "a"}
-    with pytest.raises(ValueError, match="line 3 of standard input is no JSON"):
-        next(rows)

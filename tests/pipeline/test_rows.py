@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 
 import pytest
 from diptych.pipeline.rows import STATUSES, Columns, read_pair, read_text
@@ -107,6 +109,12 @@ def test_the_most_severe_wins_and_the_reason_lists_all(image, text):
         read_pair(0, {"photo": photo(), "caption": BAD_TEXTS[text]}, COLUMNS).reason,
     ]
     assert all(reason and reason in pair.reason for reason in alone)
+
+
+def test_the_readme_lists_the_statuses_in_their_order():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme[readme.index("| status |") : readme.index("**Fine-tune on your data.**")]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(STATUSES)
 
 
 def test_absent_columns_are_absent_halves():

@@ -73,6 +73,38 @@ def test_a_prediction_may_come_after_chunks_without_any(path, chunk):
     assert found == [BAD, BAD, BAD, GOOD]
 
 
+def test_scores_are_a_struct_in_parquet_even_where_the_first_rows_have_none(tmp_path, chunk):
+    with RowWriter(tmp_path / "out.parquet", labels=["no", "yes"]) as writer:
+        for row in [BAD, BAD, GOOD]:
+            writer.write(row)
+    kind = pq.read_schema(tmp_path / "out.parquet").field("scores").type
+    assert str(kind) == "struct<no: double, yes: double>"
+    assert read(tmp_path / "out.parquet") == [BAD, BAD, GOOD]
+
+
+def test_a_first_row_without_columns_of_its_own_hides_no_column(path):
+    bare = dict.fromkeys(list(BAD)[2:])
+    found = read(write(path, [bare, GOOD]))
+    assert [row.get("image") for row in found] == [None, "a.png"]
+    if path.suffix != ".jsonl":
+        assert list(found[0]) == list(GOOD)
+
+
+def test_a_chunk_of_long_texts_is_written_before_it_is_full_of_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_CHUNK_TEXT", 1000)
+    with RowWriter(tmp_path / "out.jsonl") as writer:
+        for _ in range(3):
+            writer.write({"text": "x" * 600})
+        assert len(writer.rows) == 1
+        assert len(read(writer.path)) == 2
+
+
+@pytest.mark.parametrize("number", [2**70, 10**5000], ids=["22 digits", "5000 digits"])
+def test_a_number_of_any_length_spoils_no_file(number, path):
+    found = read(write(path, [{"a": number}]))[0]["a"]
+    assert int(str(found), 0) == number
+
+
 @pytest.mark.parametrize("late", [7, 2.5, True, "x", {"a": 1}, [1, 2]], ids=lambda value: type(value).__name__)
 def test_a_column_may_be_empty_for_chunks(late, path, chunk):
     found = read(write(path, [{"row": n, "extra": None} for n in range(3)] + [{"row": 3, "extra": late}]))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .encoders.tokens import Tokens as Tokens
     from .pipeline.build import build_model as build_model
     from .pipeline.build import load_model as load_model
+    from .pipeline.check import check as check
     from .pipeline.classify import ImageTextClassifier as ImageTextClassifier
     from .pipeline.config import DiptychConfig as DiptychConfig
     from .pipeline.evaluate import evaluate as evaluate
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .pipeline.scenes import make_scenes as make_scenes
     from .pipeline.train import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "BertEncoder": "encoders.text",
@@ -37,6 +38,7 @@ _HOMES = {
     "ResNetEncoder": "encoders.image",
     "Tokens": "encoders.tokens",
     "build_model": "pipeline.build",
+    "check": "pipeline.check",
     "evaluate": "pipeline.evaluate",
     "load_model": "pipeline.build",
     "make_scenes": "pipeline.scenes",

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +41,7 @@ MEAN, STD = 0.85, 0.25  # of pixels, all colours alike: the background is light
 TRAIN_SEED, TEST_SEED = 1, 20_000
 # Until this share of the steps: how often each of KINDS is drawn.
 CURRICULUM = ((0.08, (1, 0, 0, 0)), (0.16, (1, 2, 0, 0)), (1.0, (1, 1, 3, 3)))
+SIZES = {"fusion_layers": 2, "fusion_heads": 4, "fusion_hidden_size": 256, "dropout": 0.0, "modality_dropout": 0.05}
 # Rows of a quadruple: which of its images, which of its sentences, and whether that is true.
 ROW_IMAGE, ROW_TEXT, ROW_LABEL = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]), torch.tensor([1, 0, 0, 1])
 
@@ -69,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder to save the model in")
     parser.add_argument("--table", action="store_true", help="train and compare every fusion and each half alone")
-    parser.add_argument("--fusion", default="cross-modal", help="cross-modal, concat or mlp")
+    parser.add_argument("--fusion", default="cross-modal", help="cross-modal, self-attention, bilinear, concat or mlp")
     parser.add_argument("--only", choices=("image", "text"), help="train and test with this half alone")
     parser.add_argument("--steps", type=int, default=3000, help="of 96 pairs each, after the image trunk")
     parser.add_argument("--trunk-steps", type=int, default=600, help="of 128 pictures each")
@@ -117,15 +120,16 @@ def main() -> None:
         print("| " + " | ".join(row) + " |")
 
 
-def make_processor() -> DiptychProcessor:
-    """Whole words, and pictures scaled to SIDE."""
+def make_processor(more_words: Sequence[str] = ()) -> DiptychProcessor:
+    """Whole words, those of Scenes and `more_words`, and pictures scaled to SIDE."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *vocabulary(), "?", "."]
+    words += [word for word in more_words if word not in words]
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)}, model_max_length=32)
     images = DiptychImageProcessor(height=SIDE, width=SIDE, mean=[MEAN] * 3, std=[STD] * 3)
     return DiptychProcessor(images, tokenizer, max_length=32)
 
 
-def make_model(fusion: str, processor: DiptychProcessor) -> DiptychModel:
+def make_model(fusion: str, processor: DiptychProcessor, **fields: Any) -> DiptychModel:
     """The architecture, with random weights: 1.3 M parameters."""
     text = BertConfig(
         vocab_size=len(processor.tokenizer),
@@ -143,13 +147,9 @@ def make_model(fusion: str, processor: DiptychProcessor) -> DiptychModel:
             text_config=text.to_dict(),
             hidden_size=128,
             fusion=fusion,
-            fusion_layers=2,
-            fusion_heads=4,
-            fusion_hidden_size=256,
-            dropout=0.0,
-            modality_dropout=0.05,
             id2label=dict(enumerate(LABELS)),
             label2id={name: index for index, name in enumerate(LABELS)},
+            **(SIZES | fields),
         )
     )
 
@@ -250,9 +250,17 @@ def take(tokens: Tokens, rows: Tensor) -> Tokens:
     return replace(tokens, states=tokens.states[rows], mask=tokens.mask[rows], present=tokens.present[rows])
 
 
-def learn_to_judge(model: DiptychModel, train: Drawings, features: Tensor, steps: int, only: str | None) -> float:
-    """Train all but the image trunk to tell true from false. Returns minutes."""
-    size = 24  # quadruples a step
+def learn_to_judge(
+    model: DiptychModel,
+    train: Drawings,
+    features: Tensor,
+    steps: int,
+    only: str | None,
+    *,
+    size: int = 24,
+    curriculum: tuple[tuple[float, tuple[int, ...]], ...] = CURRICULUM,
+) -> float:
+    """Train all but the image trunk to tell true from false, on `size` quadruples a step. Returns minutes."""
     model.image_encoder.unfreeze(0)
     model.train()
     for module in model.fusion.modules():
@@ -261,6 +269,8 @@ def learn_to_judge(model: DiptychModel, train: Drawings, features: Tensor, steps
             for linear in (module.query, module.key):
                 nn.init.orthogonal_(linear.weight)
     hints = nn.Linear(model.fusion.out_dim, len(NUMBERS) + 2)
+    fused: list[Tensor] = []  # the features that the head has just read
+    hook = model.head.register_forward_pre_hook(lambda _, inputs: fused.append(inputs[0]))
     trained = [p for p in (*model.parameters(), *hints.parameters()) if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() > 1]},
@@ -278,7 +288,7 @@ def learn_to_judge(model: DiptychModel, train: Drawings, features: Tensor, steps
     present = torch.ones(2 * size, dtype=torch.bool)
     started, average = time.perf_counter(), np.log(2)
     for step in range(1, steps + 1):
-        shares = next(shares for until, shares in CURRICULUM if step <= until * steps)
+        shares = next(shares for until, shares in curriculum if step <= until * steps)
         kinds = torch.multinomial(torch.tensor(shares, dtype=torch.float), size, replacement=True)
         chosen = torch.stack([of_kind[kind][torch.randint(len(of_kind[kind]), ())] for kind in kinds])
         halves = (2 * chosen[:, None] + torch.arange(2)).flatten()
@@ -287,20 +297,18 @@ def learn_to_judge(model: DiptychModel, train: Drawings, features: Tensor, steps
 
         image = model.image_encoder.project(features[halves].float(), present & (only != "text"))
         text = model.text_encoder(words, (words != 0).long(), present & (only != "image"))
-        image, text = model.null_tokens(take(image, image_rows), take(text, text_rows))
-        fused = model.fusion(image, text)
-        logits = model.head(fused.features)  # (4 * size, 2)
-        loss = model.training_loss(logits, fused, labels, torch.stack([image.present, text.present], dim=1))
-        loss = loss + hint_loss(hints(fused.features), train.hints[chosen].flatten(0, 1))
+        output = model.fuse(take(image, image_rows), take(text, text_rows), labels=labels)
+        loss = output.loss + hint_loss(hints(fused.pop()), train.hints[chosen].flatten(0, 1))
 
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
-        average += 0.02 * (F.cross_entropy(logits.detach(), labels).item() - average)
+        average += 0.02 * (F.cross_entropy(output.logits.detach(), labels).item() - average)
         if step % 200 == 0:
             print(f"judging {step}/{steps}: loss {average:.3f}, {time.perf_counter() - started:.0f} s", flush=True)
+    hook.remove()
     model.text_encoder.pretrained = True
     return (time.perf_counter() - started) / 60
 

@@ -30,7 +30,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(
-        self, queries: Tensor, keys: Tensor, key_mask: Tensor, *, return_weights: bool = False
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        key_mask: Tensor,
+        *,
+        score_bias: Tensor | None = None,
+        return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from `queries` to `keys`.
 
@@ -38,6 +44,8 @@ class Attention(nn.Module):
             queries: (batch, queries, dim).
             keys: (batch, keys, dim).
             key_mask: (batch, keys), True = a real key; at least one in each row.
+            score_bias: (batch, queries, keys), added to the scores of every head; -inf hides a key
+                from a query, which must be left with at least one.
             return_weights: Whether to give the attention weights as well (slower).
 
         Returns:
@@ -46,11 +54,14 @@ class Attention(nn.Module):
         """
         query, key, value = self._split(self.query(queries)), self._split(self.key(keys)), self._split(self.value(keys))
         mask = key_mask[:, None, None, :]  # the same for every head and query
+        if score_bias is not None:
+            mask = score_bias.unsqueeze(1).masked_fill(~mask, float("-inf"))
         dropout = self.dropout if self.training else 0.0
         weights = None
         if return_weights:
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # (batch, heads, queries, keys)
-            weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+            scores = scores.masked_fill(~mask, float("-inf")) if score_bias is None else scores + mask
+            weights = scores.softmax(dim=-1)
             seen = F.dropout(weights, dropout) @ value
         else:
             seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..encoders.tokens import Tokens
 from .fused import Fused
+from .gate import modality_gate
 
 
 class ConcatFusion(nn.Module):
@@ -20,13 +21,16 @@ class ConcatFusion(nn.Module):
         dim: Width of the tokens; the features are 2 * dim wide.
         heads: Heads of the attention; must divide 2 * dim.
         dropout: In training.
+        gated: Whether modality weights are learned, which multiply the halves; with equal weights this is
+            the model as it was written.
     """
 
-    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.1) -> None:
+    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.1, gated: bool = False) -> None:
         super().__init__()
         if heads < 1 or 2 * dim % heads:
             raise ValueError(f"heads is {heads}; it must be at least 1 and divide twice the hidden size, {2 * dim}")
         self.out_dim = 2 * dim
+        self.gate = modality_gate(dim, gated)
         self.image = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
         self.text = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
         self.attention = nn.MultiheadAttention(2 * dim, heads, dropout=dropout, batch_first=True)
@@ -36,15 +40,14 @@ class ConcatFusion(nn.Module):
     ) -> Fused:
         """Features (batch, 2 * dim) of region tokens (batch, regions, dim) and word tokens (batch, words, dim).
 
-        Raises:
-            ValueError: `modality_weights` are given; this fusion has none.
+        Args: see `CrossModalFusion.forward`; the one attention map is `joint` (batch, 1, heads, 1, 1).
         """
-        _refuse(modality_weights, "concat")
-        both = torch.cat([self.image(image.mean()), self.text(text.mean())], dim=-1)  # (batch, 2 * dim)
+        weights = self.gate(image, text) if modality_weights is None else modality_weights
+        both = _weighed(self.image(image.mean()), self.text(text.mean()), weights, image, text)  # (batch, 2 * dim)
         one = both.unsqueeze(1)  # a sequence of one token
-        seen, weights = self.attention(one, one, one, need_weights=return_attentions, average_attn_weights=False)
-        attentions = {"joint": weights.unsqueeze(1)} if return_attentions else {}
-        return Fused(both + seen.squeeze(1), attentions=attentions)
+        seen, maps = self.attention(one, one, one, need_weights=return_attentions, average_attn_weights=False)
+        attentions = {"joint": maps.unsqueeze(1)} if return_attentions else {}
+        return Fused(both + seen.squeeze(1), weights, attentions)
 
 
 class MLPFusion(nn.Module):
@@ -53,11 +56,13 @@ class MLPFusion(nn.Module):
     Args:
         dim: Width of the tokens, of the hidden layer and of the features.
         dropout: In training.
+        gated: Whether modality weights are learned, which multiply the halves.
     """
 
-    def __init__(self, dim: int, *, dropout: float) -> None:
+    def __init__(self, dim: int, *, dropout: float, gated: bool = True) -> None:
         super().__init__()
         self.out_dim = dim
+        self.gate = modality_gate(dim, gated)
         self.norm_image = nn.LayerNorm(dim)
         self.norm_text = nn.LayerNorm(dim)
         self.network = nn.Sequential(
@@ -69,15 +74,19 @@ class MLPFusion(nn.Module):
     ) -> Fused:
         """Features (batch, dim) of region tokens (batch, regions, dim) and word tokens (batch, words, dim).
 
-        Raises:
-            ValueError: `modality_weights` are given; this fusion has none.
+        Args: see `CrossModalFusion.forward`; there is no attention here, and no map.
         """
-        _refuse(modality_weights, "mlp")
-        pooled = torch.cat([self.norm_image(image.mean()), self.norm_text(text.mean())], dim=-1)  # (batch, 2 * dim)
+        weights = self.gate(image, text) if modality_weights is None else modality_weights
+        pooled = _weighed(self.norm_image(image.mean()), self.norm_text(text.mean()), weights, image, text)
         features: Tensor = self.network(pooled)
-        return Fused(features)
+        return Fused(features, weights)
 
 
-def _refuse(modality_weights: Tensor | None, fusion: str) -> None:
-    if modality_weights is not None:
-        raise ValueError(f"the {fusion} fusion has no modality weights to replace")
+def _weighed(image_vector: Tensor, text_vector: Tensor, weights: Tensor, image: Tokens, text: Tokens) -> Tensor:
+    """Both vectors (batch, dim) times twice their weights, concatenated: unchanged at equal weights.
+
+    In a row that lacks a half there is nothing to weigh: its null token's vector, which has to be able
+    to say that there is nothing here, and the other half come in as they are.
+    """
+    scale = torch.where((image.present & text.present).unsqueeze(1), 2 * weights, 1.0)  # (batch, 2)
+    return torch.cat([image_vector * scale[:, :1], text_vector * scale[:, 1:]], dim=-1)

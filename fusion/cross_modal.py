@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..encoders.tokens import Tokens
 from .attention import Attention, AttentionPool, feed_forward
 from .fused import Fused
-from .gate import ModalityGate, attention_gates
+from .gate import attention_gates, modality_gate
 
 
 class CrossModalFusion(nn.Module):
@@ -30,12 +30,13 @@ class CrossModalFusion(nn.Module):
         heads: Heads of each attention; must divide `dim`.
         hidden: Width of the feed-forward layers.
         dropout: On attention weights, feed-forward layers and features, in training.
+        gated: Whether modality weights are learned; else they are equal.
     """
 
-    def __init__(self, dim: int, *, layers: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dim: int, *, layers: int, heads: int, hidden: int, dropout: float, gated: bool = True) -> None:
         super().__init__()
         self.out_dim = dim
-        self.gate = ModalityGate(dim)
+        self.gate = modality_gate(dim, gated)
         self.blocks = nn.ModuleList(
             CrossModalBlock(dim, heads=heads, hidden=hidden, dropout=dropout) for _ in range(layers)
         )
@@ -57,8 +58,7 @@ class CrossModalFusion(nn.Module):
             return_attentions: Whether to give the maps `image_to_text` (batch, layers, heads,
                 regions, words) and `text_to_image` (batch, layers, heads, words, regions).
         """
-        weights, summaries = self.gate(image, text)  # (batch, 2), (batch, 2, dim)
-        weights = weights if modality_weights is None else modality_weights
+        weights = self.gate(image, text) if modality_weights is None else modality_weights  # (batch, 2)
         gates = attention_gates(weights, image, text)
         image_maps, text_maps = [], []
         for block in self.blocks:
@@ -71,7 +71,7 @@ class CrossModalFusion(nn.Module):
         attentions = {}
         if return_attentions:
             attentions = {"image_to_text": torch.stack(image_maps, 1), "text_to_image": torch.stack(text_maps, 1)}
-        return Fused(self.dropout(features), weights, summaries, attentions)
+        return Fused(self.dropout(features), weights, attentions)
 
 
 class CrossModalBlock(nn.Module):

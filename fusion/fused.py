@@ -13,12 +13,10 @@ class Fused:
 
     Attributes:
         features: (batch, out_dim), from which one linear layer takes the logits.
-        modality_weights: (batch, 2), image first; None if the fusion has none.
-        summaries: (batch, 2, dim), image first: each half by itself, normed; None likewise.
+        modality_weights: (batch, 2), image first, that it used.
         attentions: By name, weights (batch, layers, heads, queries, keys); empty unless asked for.
     """
 
     features: Tensor
-    modality_weights: Tensor | None = None
-    summaries: Tensor | None = None
+    modality_weights: Tensor
     attentions: dict[str, Tensor] = field(default_factory=dict)

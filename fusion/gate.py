@@ -31,12 +31,30 @@ class ModalityGate(nn.Module):
         nn.init.zeros_(last.bias)
         self.scores = nn.Sequential(nn.Linear(2 * dim, dim // 2), nn.GELU(), last)
 
-    def forward(self, image: Tokens, text: Tokens) -> tuple[Tensor, Tensor]:
-        """Weights (batch, 2) and the summaries (batch, 2, dim) they come from, image first, from unmixed tokens."""
-        summaries = torch.stack([self.norm_image(image.mean()), self.norm_text(text.mean())], dim=1)
-        present = torch.stack([image.present, text.present], dim=1)  # (batch, 2)
-        weights = self.scores(summaries.flatten(1)).masked_fill(~present, float("-inf")).softmax(dim=-1)
-        return torch.where(present, weights, 0.0), summaries  # a row without any half would be NaN
+    def forward(self, image: Tokens, text: Tokens) -> Tensor:
+        """Weights (batch, 2), image first, from tokens that are not mixed yet."""
+        summaries = torch.cat([self.norm_image(image.mean()), self.norm_text(text.mean())], dim=-1)  # (batch, 2 * dim)
+        return _softmax(self.scores(summaries), image, text)
+
+
+class EqualWeights(nn.Module):
+    """In place of the gate where it is switched off: 1/2 each, or all for the half that is there."""
+
+    def forward(self, image: Tokens, text: Tokens) -> Tensor:
+        """Weights (batch, 2), image first."""
+        return _softmax(image.states.new_zeros(len(image.present), 2), image, text)
+
+
+def modality_gate(dim: int, gated: bool) -> ModalityGate | EqualWeights:
+    """What gives the weights of a fusion over tokens of width `dim`, learned or not."""
+    return ModalityGate(dim) if gated else EqualWeights()
+
+
+def _softmax(scores: Tensor, image: Tokens, text: Tokens) -> Tensor:
+    """Softmax of the scores (batch, 2) over the halves that are there."""
+    present = torch.stack([image.present, text.present], dim=1)  # (batch, 2)
+    weights = scores.masked_fill(~present, float("-inf")).softmax(dim=-1)
+    return torch.where(present, weights, 0.0)  # a row without any half would be NaN
 
 
 def balance_loss(weights: Tensor, present: Tensor) -> Tensor:
@@ -54,28 +72,6 @@ def balance_loss(weights: Tensor, present: Tensor) -> Tensor:
         return weights.sum() * 0.0
     mean = weights[both].mean(dim=0)
     return -(2 * mean).clamp(min=1e-30).log().mean()
-
-
-def unimodal_loss(half_logits: Tensor, weights: Tensor, labels: Tensor, present: Tensor) -> Tensor:
-    """What tells the gate directly which half knows the answer: each alone, and their mixture by its weights.
-
-    The first term, each present half's own cross-entropy, teaches its head. The second is that of a
-    mixture of experts, -log sum_m w_m p_m(label) (Jacobs et al., 1991), through which only the weights
-    learn: they go to the half that gives the label more. (The loss of the fused logits moves them too.)
-
-    Args:
-        half_logits: (batch, 2, classes), from the unimodal summaries.
-        weights: (batch, 2).
-        labels: (batch,), class indices.
-        present: (batch, 2), True where the row has that half.
-    """
-    index = labels.view(-1, 1, 1).expand(-1, 2, 1)
-    log_p = half_logits.float().log_softmax(dim=-1).gather(2, index).squeeze(2)  # (batch, 2)
-    own = -torch.where(present, log_p, 0.0).sum() / present.sum().clamp(min=1)
-    mixed = log_p.detach() + weights.clamp(min=1e-6).log()
-    rows = present.any(dim=1)
-    mixture = -mixed.masked_fill(~present, float("-inf"))[rows].logsumexp(dim=1)
-    return own + mixture.sum() / rows.sum().clamp(min=1)
 
 
 def attention_gates(weights: Tensor, image: Tokens, text: Tokens) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +23,19 @@ _SIDES = re.compile(r"\b(left|right)(most|ward|wards|-hand)?\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Example:
-    """One row, ready to be batched: pixel values (3, height, width) or None, text or None, class index."""
+    """One row, ready to be batched: pixel values (3, height, width) or None, text or None, class index or None.
+
+    `image_id` and `text_id` are hashes of the contents, None unless asked for.
+    """
 
     row: int
     pixel_values: Tensor | None
     text: str | None
-    label: int
+    label: int | None
     status: str
     reason: str
+    image_id: int | None = None
+    text_id: int | None = None
 
 
 class Augmentation:
@@ -67,24 +73,26 @@ class PairDataset(Dataset[Example]):
     Args:
         table: Its rows can be asked for by number.
         columns: Which columns to read.
-        labels: Class index of every row of the table.
+        labels: Class index of every row of the table; None if they have no labels.
         processor: Of the model.
         rows: Which rows to take, in this order; all if not given.
         augmentation: For training.
+        ids: Whether to hash images and texts, so that equal ones can be told.
     """
 
     def __init__(
         self,
         table: Table,
         columns: Columns,
-        labels: Sequence[int],
+        labels: Sequence[int] | None,
         processor: DiptychProcessor,
         *,
         rows: Sequence[int] | None = None,
         augmentation: Augmentation | None = None,
+        ids: bool = False,
     ) -> None:
-        self.table, self.columns, self.labels = table, columns, labels
-        self.rows = range(len(labels)) if rows is None else rows
+        self.table, self.columns, self.labels, self.ids = table, columns, labels, ids
+        self.rows = range(len(table.rows)) if rows is None else rows
         self.image_processor = processor.image_processor
         self.augmentation = augmentation
 
@@ -98,7 +106,11 @@ class PairDataset(Dataset[Example]):
         if pair.image is not None:
             prepare = self.augmentation or self.image_processor.resize
             pixel_values = self.image_processor.normalize(prepare(pair.image))
-        return Example(row, pixel_values, pair.text, self.labels[row], pair.status, pair.reason)
+        label = None if self.labels is None else self.labels[row]
+        ids: tuple[int | None, int | None] = (None, None)
+        if self.ids:
+            ids = (content_id(pair.image.tobytes() if pair.image else b""), content_id((pair.text or "").encode()))
+        return Example(row, pixel_values, pair.text, label, pair.status, pair.reason, *ids)
 
 
 class Collate:
@@ -112,11 +124,22 @@ class Collate:
         self.processor = processor
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
-        """The model's tensors, `labels` (batch,), and `problems`: (row, status, reason) of rows that are not `ok`."""
+        """The model's tensors, and `problems`: (row, status, reason) of rows that are not `ok`.
+
+        With `labels`, `image_ids` and `text_ids`, (batch,) each, where the examples have them.
+        """
         batch = dict(self.processor([e.pixel_values for e in examples], [e.text for e in examples]))
-        batch["labels"] = torch.tensor([e.label for e in examples])
+        for name in ("label", "image_id", "text_id"):
+            numbers = [getattr(e, name) for e in examples]
+            if None not in numbers:
+                batch[f"{name}s"] = torch.tensor(numbers)
         batch["problems"] = [(e.row, e.status, e.reason) for e in examples if e.status != "ok"]
         return batch
+
+
+def content_id(content: bytes) -> int:
+    """A number of 63 bits, equal for equal contents."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
 
 
 def speaks_of_sides(texts: Sequence[Any]) -> bool:

@@ -40,6 +40,32 @@ class OnBadRow(str, Enum):
     error = "error"
 
 
+class Fusion(str, Enum):
+    """How both halves come together."""
+
+    cross_modal = "cross-modal"
+    self_attention = "self-attention"
+    bilinear = "bilinear"
+    concat = "concat"
+    mlp = "mlp"
+
+
+class Pattern(str, Enum):
+    """Which tokens see each other in self-attention."""
+
+    dense = "dense"
+    sliding_window = "sliding-window"
+    global_ = "global"
+    both = "sliding-window+global"
+
+
+class Objective(str, Enum):
+    """What is trained for."""
+
+    classify = "classify"
+    align = "align"
+
+
 class Precision(str, Enum):
     """Number format of training."""
 
@@ -73,8 +99,8 @@ def demo(
 
 @app.command()
 def classify(
-    image: Annotated[str | None, typer.Argument(help="An image file.")] = None,
-    text: Annotated[str | None, typer.Argument(help="A sentence.")] = None,
+    image: Annotated[str | None, typer.Argument(help="An image file; '' for none.")] = None,
+    text: Annotated[str | None, typer.Argument(help="A sentence; leave it out for none.")] = None,
     model: Annotated[str | None, typer.Option(help="A run's folder, a model's folder or a Hub id.")] = None,
     data: Annotated[
         str | None,
@@ -99,8 +125,8 @@ def classify(
 ) -> None:
     """Classify one pair (IMAGE TEXT), or many (--data DATA --out FILE)."""
     with _reported(debug):
-        if data is None and (image is None or text is None):
-            raise ValueError("give an IMAGE and a TEXT, or --data and --out")
+        if data is None and image is None:
+            raise ValueError("give an IMAGE and a TEXT ('' for the one that there is none of), or --data and --out")
         if data is not None and image is not None:
             raise ValueError("give IMAGE and TEXT, or --data and --out; not both")
         if data is None and out is not None:
@@ -110,7 +136,7 @@ def classify(
                 "--data needs --out: a .csv, .jsonl or .parquet file, or - for JSON lines on standard output"
             )
         if data is None:
-            _classify_one(str(image), str(text), _model_or_shipped(model, quiet), as_json)
+            _classify_one(str(image), text, on_bad_row.value, _model_or_shipped(model, quiet), as_json)
         else:
             from .classify_table import classify_table
 
@@ -137,21 +163,47 @@ def train(
     ],
     out: Annotated[str, typer.Option(help="The run's folder.")],
     model: Annotated[str | None, typer.Option(help="Start from this model of ours instead of two encoders.")] = None,
+    objective: Annotated[
+        Objective, typer.Option(help="Classify by labels, or align images with texts, which needs none.")
+    ] = Objective.classify,
     image_encoder: Annotated[
-        str, typer.Option(help="A torchvision ResNet, ResNeXt or Wide ResNet, or a run's folder.")
-    ] = "resnet50",
+        str | None,
+        typer.Option(help="A torchvision ResNet, ResNeXt or Wide ResNet, or a run's folder.  [default: resnet50]"),
+    ] = None,
     text_encoder: Annotated[
-        str, typer.Option(help="A BERT-family encoder: a Hub id or a folder; or a run's folder.")
-    ] = "bert-base-uncased",
+        str | None,
+        typer.Option(
+            help="A BERT-family encoder: a Hub id or a folder; or a run's folder.  [default: bert-base-uncased]"
+        ),
+    ] = None,
     image_weights: Annotated[
-        ImageWeights, typer.Option(help="Start the ResNet from its published weights, or not.")
-    ] = (ImageWeights.pretrained),
-    fusion: Annotated[str, typer.Option(help="cross-modal, concat or mlp.")] = "cross-modal",
+        ImageWeights | None,
+        typer.Option(help="Start the ResNet from its published weights, or not.  [default: pretrained]"),
+    ] = None,
     image_size: Annotated[
         str | None,
         typer.Option(help="HEIGHTxWIDTH in pixels that the ResNet sees; what its weights were made for if not given."),
     ] = None,
-    max_length: Annotated[int, typer.Option(help="Longest text in word pieces.")] = 128,
+    max_length: Annotated[int | None, typer.Option(help="Longest text in word pieces.  [default: 128]")] = None,
+    fusion: Annotated[
+        Fusion | None, typer.Option(help="How both halves come together.  [default: cross-modal]")
+    ] = None,
+    pattern: Annotated[
+        Pattern | None, typer.Option(help="Who sees whom, with --fusion self-attention.  [default: dense]")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens that a sliding window shows on each side.  [default: 128]")
+    ] = None,
+    modality_gate: Annotated[
+        bool | None,
+        typer.Option(
+            "--modality-gate/--no-modality-gate", help="Learn weights of the modalities; yes, but with concat."
+        ),
+    ] = None,
+    alignment_weight: Annotated[
+        float | None,
+        typer.Option(help="Of a contrastive term beside the classes' loss.  [default: 0, or what --model has]"),
+    ] = None,
     image_column: ImageColumn = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -173,7 +225,9 @@ def train(
     ] = None,
     crop: Annotated[bool, typer.Option("--crop/--no-crop", help="Cut training pictures at random.")] = True,
     colour: Annotated[bool, typer.Option("--colour/--no-colour", help="Change their brightness and contrast.")] = True,
-    modality_dropout: Annotated[float, typer.Option(help="Chance that a training row loses one half.")] = 0.1,
+    modality_dropout: Annotated[
+        float | None, typer.Option(help="Chance that a training row loses one half.  [default: 0.1]")
+    ] = None,
     precision: Annotated[Precision, typer.Option(help="Number format; no is 32 bits.")] = Precision.no,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes per device that prepare rows.")] = 0,
@@ -186,7 +240,14 @@ def train(
         options: dict[str, Any] = {}
         if unfreeze_image is not None:
             options["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
-        size = _size(image_size) if image_size is not None else None
+        size = None if image_size is None else _size(image_size)
+        architecture = {
+            "fusion": fusion and fusion.value,
+            "pattern": pattern and pattern.value,
+            "window": window,
+            "modality_gate": modality_gate,
+            "modality_dropout": modality_dropout,
+        }
         from .train import train as run
 
         record = run(
@@ -195,7 +256,7 @@ def train(
             model=model,
             image_encoder=image_encoder,
             text_encoder=text_encoder,
-            image_weights=image_weights.value,
+            image_weights=image_weights and image_weights.value,
             image_size=size,
             max_length=max_length,
             image_column=image_column,
@@ -203,7 +264,9 @@ def train(
             label_column=label_column,
             say=_remark(quiet or as_json),
             quiet=quiet or as_json,
-            architecture={"fusion": fusion, "modality_dropout": modality_dropout},
+            alignment_weight=alignment_weight,
+            architecture=architecture,
+            objective=objective.value,
             epochs=epochs,
             batch_size=batch_size,
             accumulate=accumulate,
@@ -249,12 +312,114 @@ def evaluate(
             batch_size=batch_size,
             quiet=quiet or as_json,
         )
-        if as_json:
-            print(json.dumps(figures))
+        print(json.dumps(figures)) if as_json else _print_evaluation(figures)
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="Pairs, with labels or without, as for train.")],
+    split: Annotated[str | None, typer.Option(help="Check this split only; else all, and what they share.")] = None,
+    image_column: ImageColumn = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="Count the texts in its tokens, not in words: a Hub id or a folder.")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="With --text-encoder: longest text in word pieces.")] = 128,
+    out: Annotated[str | None, typer.Option(help="A .csv, .jsonl or .parquet file for the bad rows.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Read all data once, before anything is trained: what is in it, what is wrong, what to do.
+
+    Ends with exit code 1 if something would break training, evaluating or classifying: data that
+    cannot be read, a split without rows, a column that is missing, no usable image or text in a
+    whole split, labels that are missing (a test split may have none at all), that are no labels or
+    that training rows lack, one label for all rows, or one row for each label and no validation
+    split. All else is a warning, and the exit code 0.
+    """
+    with _reported(debug):
+        from .check import check as run
+        from .check_report import report
+        from .tables import to_json
+
+        found = run(
+            data,
+            split=split,
+            image_column=image_column,
+            text_column=text_column,
+            label_column=label_column,
+            text_encoder=text_encoder,
+            max_length=max_length,
+            out=out,
+            quiet=quiet or as_json,
+        )
+        print(to_json(found) if as_json else report(found))
+        if not found["ok"]:
+            raise typer.Exit(1)
+
+
+@app.command()
+def rank(
+    model: Annotated[str, typer.Argument(help="A model trained with --objective align or --alignment-weight.")],
+    image: Annotated[str | None, typer.Option(help="An image file, to rank --texts for.")] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option(help="A text, or a file with one on each line; give it as often as you like."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="A sentence, to rank --images for.")] = None,
+    images: Annotated[
+        list[str] | None, typer.Option(help="An image file, or a folder of them; as often as you like.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pairs, as for train: say how well each half finds the other.")
+    ] = None,
+    split: Split = None,
+    image_column: ImageColumn = None,
+    text_column: TextColumn = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="With --data: also classify images by the names in this column, zero-shot.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many to show.")] = 10,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Rank texts for an image, images for a text, or measure both on a table."""
+    with _reported(debug):
+        asked = [name for name, value in (("--image", image), ("--text", text), ("--data", data)) if value is not None]
+        if len(asked) != 1:
+            raise ValueError(
+                "give one of --image (with --texts), --text (with --images) and --data; "
+                f"got {' and '.join(asked) or 'none of them'}"
+            )
+        if data is not None:
+            from .rank import rank_table
+
+            figures = rank_table(
+                model,
+                data,
+                split=split,
+                image_column=image_column,
+                text_column=text_column,
+                label_column=label_column,
+                batch_size=batch_size,
+                quiet=quiet or as_json,
+            )
+            print(json.dumps(figures)) if as_json else _print_ranking(figures)
+            return
+        from .classify import ImageTextClassifier
+        from .rank import images_of, texts_of
+
+        classifier = ImageTextClassifier.from_pretrained(model)
+        if image is not None:
+            found = classifier.rank(image=image, texts=texts_of(texts or []), top=top)
         else:
-            for name, value in figures.items():
-                shown = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else value
-                print(f"{name:>18}  {shown}")
+            found = classifier.rank(text=text, images=images_of(images or []), top=top)
+        for one in found:
+            print(json.dumps(one) if as_json else _ranked_line(one))
 
 
 @app.command()
@@ -309,16 +474,58 @@ def _reported(debug: bool) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _classify_one(image: str, text: str, model: str | Path, as_json: bool) -> None:
+def _print_evaluation(figures: dict[str, Any]) -> None:
+    """Three lines of figures (both halves, each alone), then the modality weights."""
+    print(f"{figures['rows']} rows; {figures['columns']}")
+    print(f"{'':12}{'rows':>8}{'accuracy':>10}{'macro F1':>10}{'AUROC':>10}{'loss':>10}")
+    both = {**figures, "rows": figures["rows"] - figures["without_prediction"]}
+    for name, line in (("both", both), ("text only", figures["text_only"]), ("image only", figures["image_only"])):
+        cells = [line.get(key) for key in ("accuracy", "macro_f1", "auroc", "loss")]
+        shown = "".join("-".rjust(10) if cell is None else f"{cell:10.4f}" for cell in cells)
+        print(f"{name:12}{line['rows']:>8}{shown}")
+    if figures["one_half"] or figures["without_prediction"]:
+        print(
+            f"of these rows {figures['one_half']} have one half only; "
+            f"{figures['without_prediction']} more have none, and get no prediction"
+        )
+    if figures["image_weight"] is not None:
+        by_class = sorted(figures["image_weight_by_class"].items(), key=lambda item: item[1])
+        (least, low), (most, high) = by_class[0], by_class[-1]
+        print(
+            f"modality weights: image {figures['image_weight']:.2f}, text {figures['text_weight']:.2f}, "
+            f"spread {figures['image_weight_spread']:.2f}; the image counts most in {most} ({high:.2f}), "
+            f"least in {least} ({low:.2f})"
+        )
+
+
+def _ranked_line(one: Any) -> str:
+    if one["score"] is None:
+        return f"     -       -  {one['candidate']}: {one['reason']} ({one['status']})"
+    return f"{one['score']:.4f}  {one['probability']:.4f}  {one['candidate']}"
+
+
+def _print_ranking(figures: dict[str, Any]) -> None:
+    """Recall in both directions and zero-shot accuracy, each beside chance."""
+    print(f"{figures['rows']} rows, {figures['images']} images and {figures['texts']} texts; {figures['columns']}")
+    print(f"{'':28}{'':>10}{'chance':>10}{'times':>8}")
+    lines = [(key, f"{key}_chance") for key in figures if "_recall_at_" in key and not key.endswith("_chance")]
+    lines += [("zero_shot_accuracy", "zero_shot_chance")] if "zero_shot_accuracy" in figures else []
+    for key, chance in lines:
+        name = key.replace("_at_", "@").replace("_", " ")
+        name += f" of {figures['classes']}" if key == "zero_shot_accuracy" else ""
+        print(f"{name:28}{figures[key]:10.4f}{figures[chance]:10.4f}{figures[key] / figures[chance]:8.1f}")
+
+
+def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | Path, as_json: bool) -> None:
     from .rows import Columns, read_pair
 
     pair = read_pair(0, {"image": image, "text": text}, Columns("image", "text"))  # before a model is loaded
-    if pair.status != "ok":
+    if pair.bad and (on_bad_row != "mask" or pair.status == "both_missing"):
         raise ValueError(f"{pair.reason} ({pair.status})")
     from .classify import ImageTextClassifier
     from .tables import to_json
 
-    found = ImageTextClassifier.from_pretrained(model)({"image": image, "text": text})
+    found = ImageTextClassifier.from_pretrained(model)(image=image, text=text)
     if as_json:
         print(to_json(found))
         return
@@ -328,6 +535,9 @@ def _classify_one(image: str, text: str, model: str | Path, as_json: bool) -> No
         print(f"  {label}  {score:.4f}")
     if found["image_weight"] is not None:
         print(f"weights: image {found['image_weight']:.2f}, text {found['text_weight']:.2f}")
+    if found["status"] != "ok":
+        half = "" if not pair.bad else f"; classified by the {'text' if pair.image is None else 'image'} alone"
+        print(f"{found['status']}: {found['reason']}{half}")
 
 
 def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:

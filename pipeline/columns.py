@@ -93,7 +93,7 @@ def label_values(table: Table, column: str) -> list[str]:
     unusable = next((v for v in values if not isinstance(v, (str, int, float, bool))), None)
     if unusable is not None:
         raise ValueError(f"{table.name}: a {type(unusable).__name__} in {column!r} is no label; give text or numbers")
-    return [_label_text(value) for value in values]
+    return [label_text(value) for value in values]
 
 
 def label_names(table: Table, column: str) -> list[str]:
@@ -176,7 +176,8 @@ def _choose(table: Table, what: str, candidates: list[str], names: Sequence[str]
     raise ValueError(f"{table.name}: {count} the {what}: {found}; name it with --{what}-column")
 
 
-def _label_text(value: Any) -> str:
+def label_text(value: Any) -> str:
+    """A label as text: `true` or `false`, a number's digits (1.0 is 1), a text as it is."""
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, float) and value.is_integer():

@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-FORMAT_VERSION = 1
+from ..fusion import check_pattern
+
+FORMAT_VERSION = 2
 """Version of the saved folder. A model of a later version is refused, an earlier one is read."""
 
-FUSIONS = ("cross-modal", "concat", "mlp")
-GATED = ("cross-modal",)
-"""Those of them that weigh the modalities."""
+FUSIONS = ("cross-modal", "self-attention", "bilinear", "concat", "mlp")
 
 
 class DiptychConfig(PreTrainedConfig):
@@ -22,16 +22,22 @@ class DiptychConfig(PreTrainedConfig):
         text_config: Configuration of the BERT-family trunk, as a dict or a transformers config.
         hidden_size: Width of the tokens that both encoders give.
         fusion: One of `FUSIONS`.
-        fusion_layers: Blocks of the cross-modal fusion.
+        fusion_layers: Blocks of the cross-modal and the self-attention fusion.
         fusion_heads: Attention heads.
-        fusion_hidden_size: Width of the fusion's feed-forward layers.
+        fusion_hidden_size: Width of the fusion's feed-forward layers, and of the bilinear products.
+        glimpses: Maps of the bilinear fusion.
+        pattern: Which tokens see each other in the self-attention fusion, one of `fusion.PATTERNS`.
+        window: Real tokens to each side that a sliding window shows.
+        global_tokens: Positions of the global tokens in the joint sequence; 0 is the summary token.
+        modality_gate: Whether the model learns weights of the modalities; by default it does, but for
+            `concat`, which stays as it was written.
         dropout: In the fusion, in training.
         modality_dropout: Probability that a row loses one half in training, so that the model
             learns to do with the other.
         balance: Weight in the training loss of the term that keeps one modality from shutting out
             the other (`fusion.balance_loss`); 0 switches it off.
-        unimodal: Weight in the training loss of what each half says alone, from which the modality
-            weights learn (`fusion.unimodal_loss`); 0 switches it off.
+        alignment_weight: Weight in the training loss of contrastive alignment (`fusion.Alignment`);
+            at 0 the model has none, and cannot rank.
         format_version: Version of the saved folder.
         id2label: From class index to label name.
 
@@ -47,10 +53,15 @@ class DiptychConfig(PreTrainedConfig):
     fusion_layers: int = 2
     fusion_heads: int = 8
     fusion_hidden_size: int = 1024
+    glimpses: int = 4
+    pattern: str = "dense"
+    window: int = 128
+    global_tokens: Any = (0,)
+    modality_gate: bool | None = None
     dropout: float = 0.1
     modality_dropout: float = 0.1
     balance: float = 0.5
-    unimodal: float = 0.3
+    alignment_weight: float = 0.0
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -59,6 +70,8 @@ class DiptychConfig(PreTrainedConfig):
         if isinstance(text, dict):
             text = AutoConfig.for_model(**text)
         self.text_config = text
+        kwargs.pop("unimodal", None)  # a term that models of format 1 trained with
+        self.global_tokens = list(self.global_tokens)
         super().__post_init__(**kwargs)
         if self.format_version > FORMAT_VERSION:
             raise ValueError(
@@ -67,7 +80,15 @@ class DiptychConfig(PreTrainedConfig):
             )
         if self.fusion not in FUSIONS:
             raise ValueError(f"unknown fusion {self.fusion!r}; choose one of {', '.join(FUSIONS)}")
-        for name in ("hidden_size", "fusion_layers", "fusion_heads", "fusion_hidden_size"):
+        if self.modality_gate is None:  # `mlp` had none in format 1
+            self.modality_gate = self.fusion != "concat" and (self.fusion, self.format_version) != ("mlp", 1)
+        self.format_version = FORMAT_VERSION
+        check_pattern(self.pattern, self.window, tuple(self.global_tokens))
+        if self.pattern != "dense" and self.fusion != "self-attention":
+            raise ValueError(
+                f"pattern is {self.pattern!r}, which the {self.fusion} fusion doesn't have; it goes with self-attention"
+            )
+        for name in ("hidden_size", "fusion_layers", "fusion_heads", "fusion_hidden_size", "glimpses"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.hidden_size % self.fusion_heads or self.hidden_size % 4:
@@ -75,7 +96,7 @@ class DiptychConfig(PreTrainedConfig):
                 f"hidden_size is {self.hidden_size}; "
                 f"it must be a multiple of 4 and of fusion_heads ({self.fusion_heads})"
             )
-        for name in ("balance", "unimodal"):
+        for name in ("balance", "alignment_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("dropout", "modality_dropout"):

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .build import SHIPPED_MODEL
-from .classify import ImageTextClassifier, Prediction
+from .classify import ImageTextClassifier
 from .evaluate import evaluate
+from .predictions import Prediction
 from .scenes import KINDS, make_questions, make_scenes
 from .train import train, writable_folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .build import load_model
 from .columns import find_columns, label_ids
 from .data import load_tables, pick_split
 from .metrics import classification_metrics
+from .model import require_classes
 from .scores import scores
 
 
@@ -29,7 +31,7 @@ def evaluate(
     batch_size: int = 64,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Accuracy, macro-F1, AUROC and mean modality weights of a saved model.
+    """Accuracy, macro-F1 and AUROC of a saved model on both halves and on each alone, and its modality weights.
 
     Args:
         model: A run's or a model's folder, or a Hub id.
@@ -41,10 +43,14 @@ def evaluate(
         batch_size: Rows per forward pass and device.
         quiet: Show no progress bar.
 
+    Returns:
+        What `measure` gives with `each_half`, and `rows`.
+
     Raises:
         ValueError: The model or the data is not usable; the message says why.
     """
     classifier, processor = load_model(model)
+    require_classes(classifier)
     tables = load_tables(data)
     table = pick_split(tables, split, default="test")
     columns = find_columns(table, image=image_column, text=text_column, label=label_column)
@@ -53,46 +59,77 @@ def evaluate(
     dataset = PairDataset(table, columns, labels, processor)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=Collate(processor))
     classifier, loader = accelerator.prepare(classifier, loader)
-    measured = measure(classifier, loader, accelerator, quiet=quiet)
+    measured = measure(classifier, loader, accelerator, quiet=quiet, each_half=True)
     return {"rows": len(dataset), "columns": str(columns), **measured}
 
 
 @torch.inference_mode()
-def measure(model: Any, loader: Any, accelerator: Accelerator, *, quiet: bool = True) -> dict[str, Any]:
+def measure(
+    model: Any, loader: Any, accelerator: Accelerator, *, quiet: bool = True, each_half: bool = False
+) -> dict[str, Any]:
     """Metrics over all rows of `loader`, each counted once however many processes share them.
 
     Rows that have neither half get no prediction: they are counted in `without_prediction`, and
     in no metric.
+
+    Args:
+        model: Prepared by `accelerator`.
+        loader: Likewise.
+        accelerator: Of the run.
+        quiet: Show no progress bar.
+        each_half: Whether to measure each half alone as well, the other taken away from every row.
+
+    Returns:
+        `accuracy`, `macro_f1`, `auroc`, `loss`; `image_weight` and `text_weight`, means over the rows
+        (None if the model learns none), `image_weight_spread`, their standard deviation, and
+        `image_weight_by_class`, the mean over the rows of each label; `without_prediction` and
+        `one_half`, counts of rows. With `each_half` also `text_only` and `image_only`: `rows` that have that
+        half, and the first four figures of them.
     """
     was_training = model.training
     model.eval()
-    config = accelerator.unwrap_model(model).config
-    logits: list[Tensor] = []
-    labels: list[Tensor] = []
-    weights: list[Tensor] = []
-    present: list[Tensor] = []
+    plain = accelerator.unwrap_model(model)
+    names = ("both", "text_only", "image_only") if each_half else ("both",)
+    parts: dict[str, list[Tensor]] = {}
     for batch in tqdm(loader, desc="evaluate", unit="batch", disable=True if quiet else None, leave=False):
-        batch.pop("problems")
-        target = batch.pop("labels")
-        output = model(**batch)
-        halves = torch.stack([batch["image_present"], batch["text_present"]], dim=1)
-        modality_weights = output.modality_weights
-        if modality_weights is None:
-            modality_weights = torch.full(halves.shape, float("nan"), device=halves.device)
-        gathered = accelerator.gather_for_metrics((output.logits.float(), target, modality_weights.float(), halves))
-        for kept, part in zip((logits, labels, weights, present), gathered, strict=True):
-            kept.append(part.cpu())
+        with accelerator.autocast():
+            image = plain.image_encoder(batch["pixel_values"], batch["image_present"])
+            text = plain.text_encoder(batch["input_ids"], batch["attention_mask"], batch["text_present"])
+            no_image, no_text = (replace(half, present=torch.zeros_like(half.present)) for half in (image, text))
+            views = {"both": (image, text), "text_only": (no_image, text), "image_only": (image, no_text)}
+            outputs = {name: plain.fuse(*views[name]) for name in names}
+        found = {name: output.logits.float() for name, output in outputs.items()}
+        found |= {"labels": batch["labels"], "present": torch.stack([image.present, text.present], dim=1)}
+        if outputs["both"].modality_weights is not None:
+            found["weights"] = outputs["both"].modality_weights.float()
+        for name, tensor in accelerator.gather_for_metrics(found).items():
+            parts.setdefault(name, []).append(tensor.cpu())
     model.train(was_training)
-    if not logits:
+    if not parts:
         raise ValueError("there are no rows to measure")
-    halves = torch.cat(present)
-    usable = halves.any(dim=1)
-    metrics: dict[str, Any] = classification_metrics(
-        scores(torch.cat(logits)[usable], config).numpy(), torch.cat(labels)[usable].numpy()
-    )
-    mean_weights = torch.cat(weights)[usable].mean(dim=0)
-    has_weights = bool(torch.isfinite(mean_weights).all())
-    metrics["image_weight"] = float(mean_weights[0]) if has_weights else None
-    metrics["text_weight"] = float(mean_weights[1]) if has_weights else None
+    kept = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    image_there, text_there = kept["present"].unbind(dim=1)
+
+    def figures(name: str, rows: Tensor) -> dict[str, Any]:
+        return classification_metrics(scores(kept[name][rows], plain.config).numpy(), kept["labels"][rows].numpy())
+
+    usable = image_there | text_there
+    metrics = figures("both", usable) | _weight_figures(kept, usable, plain.config.labels)
     metrics["without_prediction"] = int((~usable).sum())
+    metrics["one_half"] = int((image_there ^ text_there).sum())
+    if each_half:
+        for name, rows in (("text_only", text_there), ("image_only", image_there)):
+            metrics[name] = {"rows": int(rows.sum()), **(figures(name, rows) if bool(rows.any()) else {})}
     return metrics
+
+
+def _weight_figures(kept: dict[str, Tensor], usable: Tensor, names: list[str]) -> dict[str, Any]:
+    """Mean, spread and mean by class of the modality weights; all None if the model learns none."""
+    keys = ("image_weight", "text_weight", "image_weight_spread", "image_weight_by_class")
+    if "weights" not in kept:
+        return dict.fromkeys(keys)
+    weights, labels = kept["weights"][usable], kept["labels"][usable]
+    image_weights = weights[:, 0]
+    by_class = {names[index]: float(image_weights[labels == index].mean()) for index in labels.unique().tolist()}
+    mean = weights.mean(dim=0).tolist()
+    return dict(zip(keys, (*mean, float(image_weights.std(correction=0)), by_class), strict=True))

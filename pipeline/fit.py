@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -21,8 +22,11 @@ from .build import save_model
 from .evaluate import measure
 from .model import DiptychModel
 from .processor import DiptychProcessor
+from .rank import measure_ranking
 
 PRECISIONS = ("no", "fp16", "bf16")
+OBJECTIVES = {"classify": "accuracy", "align": "image_to_text_recall_at_10"}
+"""What is trained for, and the figure by which the best epoch is chosen."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class TrainConfig:
     """How a run goes; saved in its folder. The architecture is saved with the model instead.
 
     Attributes:
+        objective: `classify` by labels, or `align` each image with its text, without any.
         epochs: Passes over the training rows.
         batch_size: Rows per optimizer step, over all devices and accumulated batches together.
         accumulate: Forward passes per optimizer step, for batches that don't fit in memory.
@@ -50,6 +55,7 @@ class TrainConfig:
         workers: Processes per device that read and prepare rows; 0 reads in the training process.
     """
 
+    objective: str = "classify"
     epochs: int = 5
     batch_size: int = 64
     accumulate: int = 1
@@ -78,6 +84,8 @@ class TrainConfig:
         for name in ("warmup", "validation_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective is {self.objective!r}; choose one of {', '.join(OBJECTIVES)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
 
@@ -107,7 +115,15 @@ class Fit:
         self.model, self.processor, self.config, self.folder = model, processor, config, folder
         self.say, self.quiet = say, quiet
         AcceleratorState._reset_state()  # else a process keeps the precision of its first run
-        self.accelerator = Accelerator(mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate)
+        # a batch in which no row has an image gives the image encoder no gradient
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision,
+            gradient_accumulation_steps=config.accumulate,
+            kwargs_handlers=[unused],
+        )
+        self.measure = measure_ranking if config.objective == "align" else measure
+        self.best = OBJECTIVES[config.objective]
         self.problems: dict[str, int] = {}
         self.start: dict[str, Any] = {}
 
@@ -132,10 +148,10 @@ class Fit:
         )
         steps = config.epochs * -(-len(loader) // config.accumulate)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
-        self.start = measure(model, validation_loader, accelerator, quiet=self.quiet)
-        self.say(f"before training: accuracy {self.start['accuracy']:.4f}")
+        self.start = self.measure(model, validation_loader, accelerator, quiet=self.quiet)
+        self.say(f"before training: {self.best} {self.start[self.best]:.4f}")
         history: list[dict[str, Any]] = []
-        best = (-1.0, 0.0)
+        best = (-1.0, 0.0)  # of two epochs that score the same the one of the lower loss
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
             try:
@@ -145,11 +161,11 @@ class Fit:
                     self.say(f"interrupted in epoch {epoch}; the best epoch before it is in {self.folder}")
                 raise
             seconds = time.perf_counter() - started
-            metrics = measure(model, validation_loader, accelerator, quiet=self.quiet)
+            metrics = self.measure(model, validation_loader, accelerator, quiet=self.quiet)
             history.append({"epoch": epoch, "train_loss": loss, "seconds": round(seconds, 1), **metrics})
             self.say(_table_row(history[-1], heading=epoch == 1))
-            if (metrics["accuracy"], -metrics["loss"]) > best:
-                best = (metrics["accuracy"], -metrics["loss"])
+            if rank_epoch(history[-1], self.best) > best:
+                best = rank_epoch(history[-1], self.best)
                 if accelerator.is_main_process:
                     save_model(accelerator.unwrap_model(model), self.processor, self.folder)
             accelerator.wait_for_everyone()
@@ -186,6 +202,11 @@ class Fit:
         return float(accelerator.reduce(total, "mean")) / count
 
 
+def rank_epoch(epoch: dict[str, Any], best: str) -> tuple[float, float]:
+    """By what epochs are compared: the figure `best`, then the loss."""
+    return epoch[best], -epoch.get("loss", epoch["train_loss"])
+
+
 def parameter_groups(model: DiptychModel, config: TrainConfig) -> list[dict[str, Any]]:
     """What trains, grouped by part of the model and by whether its weights decay.
 
@@ -207,6 +228,8 @@ def parameter_groups(model: DiptychModel, config: TrainConfig) -> list[dict[str,
 def _table_row(epoch: dict[str, Any], *, heading: bool) -> str:
     """One line of the table of epochs, under its heading the first time."""
     columns = ["epoch", "train_loss", "loss", "accuracy", "macro_f1", "auroc", "image_weight", "seconds"]
+    if "accuracy" not in epoch:
+        columns = ["epoch", "train_loss", *(key for key in epoch if key.endswith("recall_at_10")), "seconds"]
     cells = []
     for column in columns:
         value = epoch[column]

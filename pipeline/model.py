@@ -12,9 +12,20 @@ from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
 from ..encoders import BertEncoder, NullTokens, ResNetEncoder
+from ..encoders.tokens import Tokens
 from ..encoders.trainable import Part, check_partition
-from ..fusion import ConcatFusion, CrossModalFusion, Fused, MLPFusion, balance_loss, unimodal_loss
-from .config import GATED, DiptychConfig
+from ..fusion import (
+    Alignment,
+    BilinearFusion,
+    ConcatFusion,
+    CrossModalFusion,
+    MLPFusion,
+    SelfAttentionFusion,
+    balance_loss,
+)
+from .config import DiptychConfig
+
+Fusion = CrossModalFusion | SelfAttentionFusion | BilinearFusion | ConcatFusion | MLPFusion
 
 
 @dataclass
@@ -22,10 +33,10 @@ class DiptychOutput(ModelOutput):
     """What a forward pass gives.
 
     Attributes:
-        loss: If labels were given: mean cross-entropy over the rows; in training with the terms that
-            teach the modality weights.
-        logits: (batch, classes), raw.
-        modality_weights: (batch, 2), image first; None if the fusion has none.
+        loss: If labels were given: mean cross-entropy over the rows; in training with the term that
+            balances the modality weights, and with alignment's. Without classes: alignment's alone.
+        logits: (batch, classes), raw; None if the model has no classes.
+        modality_weights: (batch, 2), image first; None if the model learns none.
         attentions: By name, (batch, layers, heads, queries, keys); None unless asked for.
     """
 
@@ -57,9 +68,8 @@ class DiptychModel(PreTrainedModel):
         self.text_encoder = BertEncoder(config.text_config, dim=config.hidden_size)
         self.null_tokens = NullTokens(config.hidden_size, dropout=config.modality_dropout)
         self.fusion = build_fusion(config)
-        self.head = nn.Linear(self.fusion.out_dim, config.num_labels)
-        if config.fusion in GATED:  # what each half says alone: only training asks, to teach the gate
-            self.half_heads = nn.ModuleList(nn.Linear(config.hidden_size, config.num_labels) for _ in range(2))
+        self.head = nn.Linear(self.fusion.out_dim, config.num_labels) if config.num_labels else None
+        self.alignment = Alignment(config.hidden_size) if config.alignment_weight else None
         self.post_init()
 
     def forward(
@@ -70,9 +80,12 @@ class DiptychModel(PreTrainedModel):
         image_present: Tensor | None = None,
         text_present: Tensor | None = None,
         labels: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        text_ids: Tensor | None = None,
         *,
         modality_weights: Tensor | None = None,
         output_attentions: bool = False,
+        average_heads: bool = False,
         return_dict: bool = True,
     ) -> DiptychOutput | tuple[Any, ...]:
         """Logits of each row.
@@ -84,49 +97,114 @@ class DiptychModel(PreTrainedModel):
             image_present: (batch,), False in rows without an image; all are there if not given.
             text_present: (batch,), likewise.
             labels: (batch,), class indices, for a loss.
+            image_ids: (batch,), equal where images are: such rows are no contrast to each other.
+            text_ids: (batch,), likewise of texts.
             modality_weights: (batch, 2), to be used in place of the gate's own.
             output_attentions: Whether to give the fusion's attention maps.
+            average_heads: Whether to give their mean over the heads, as one head.
             return_dict: False gives a tuple without what is None.
         """
         image = self.image_encoder(pixel_values, image_present)  # Tokens (batch, regions, dim)
         text = self.text_encoder(input_ids, attention_mask, text_present)  # Tokens (batch, words, dim)
+        output = self.fuse(
+            image,
+            text,
+            labels=labels,
+            image_ids=image_ids,
+            text_ids=text_ids,
+            modality_weights=modality_weights,
+            output_attentions=output_attentions,
+            average_heads=average_heads,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def fuse(
+        self,
+        image: Tokens,
+        text: Tokens,
+        *,
+        labels: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        modality_weights: Tensor | None = None,
+        output_attentions: bool = False,
+        average_heads: bool = False,
+    ) -> DiptychOutput:
+        """What `forward` does after the encoders, for tokens that are at hand.
+
+        Args: `image` (batch, regions, dim) and `text` (batch, words, dim) as the encoders give them; the
+            others as for `forward`.
+        """
+        loss = None
+        if self.alignment is not None and self.training:
+            loss = self.config.alignment_weight * self.alignment(image, text, image_ids=image_ids, text_ids=text_ids)
+        if self.head is None:
+            return DiptychOutput(loss)
         image, text = self.null_tokens(image, text)
         fused = self.fusion(image, text, modality_weights=modality_weights, return_attentions=output_attentions)
         logits = self.head(fused.features)  # (batch, classes)
-        loss = None
         if labels is not None:
-            loss = self.training_loss(logits, fused, labels, torch.stack([image.present, text.present], dim=1))
-        output = DiptychOutput(loss, logits, fused.modality_weights, fused.attentions or None)
-        return output if return_dict else output.to_tuple()
+            classified = F.cross_entropy(logits.float(), labels)
+            loss = classified if loss is None else loss + classified
+            if self.training and self.config.modality_gate and self.config.balance:
+                present = torch.stack([image.present, text.present], dim=1)
+                loss = loss + self.config.balance * balance_loss(fused.modality_weights, present)
+        weights = fused.modality_weights if self.config.modality_gate else None
+        maps = {key: m.mean(2, keepdim=True) if average_heads else m for key, m in fused.attentions.items()}
+        return DiptychOutput(loss if labels is not None else None, logits, weights, maps or None)
 
-    def training_loss(self, logits: Tensor, fused: Fused, labels: Tensor, present: Tensor) -> Tensor:
-        """Mean cross-entropy; in training with the terms that teach the modality weights, if there are any.
+    def set_alignment(self, weight: float) -> None:
+        """Change the weight of contrastive alignment; its layers are new if there were none, gone at 0.
+
+        Raises:
+            ValueError: The weight is below 0.
+        """
+        if not weight >= 0:
+            raise ValueError(f"alignment_weight is {weight}; it must be at least 0")
+        self.config.alignment_weight = weight
+        if not weight:
+            self.alignment = None
+        elif self.alignment is None:
+            self.alignment = Alignment(self.config.hidden_size).to(self.device)
+
+    def embed_images(self, pixel_values: Tensor) -> Tensor:
+        """Images in the space where each lies close to its text, (batch, dim), of length 1.
 
         Args:
-            logits: (batch, classes).
-            fused: What the fusion gave for the same rows.
-            labels: (batch,), class indices.
-            present: (batch, 2), True where the row has an image, a text.
-        """
-        loss = F.cross_entropy(logits.float(), labels)
-        if self.training and fused.modality_weights is not None and fused.summaries is not None:
-            loss = loss + self.config.balance * balance_loss(fused.modality_weights, present)
-            # detached: where a half alone says nothing, what it would learn from its own loss is noise
-            summaries = fused.summaries.detach()
-            half_logits = torch.stack([head(summaries[:, i]) for i, head in enumerate(self.half_heads)], dim=1)
-            loss = loss + self.config.unimodal * unimodal_loss(half_logits, fused.modality_weights, labels, present)
-        return loss
+            pixel_values: (batch, 3, height, width), normalised.
 
-    def heads(self) -> list[nn.Linear]:
-        """The layers whose width is the number of classes."""
-        return [self.head, *getattr(self, "half_heads", [])]
+        Raises:
+            ValueError: The model was not trained with alignment.
+        """
+        return self._aligned().embed_image(self.image_encoder(pixel_values))
+
+    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Texts in the same space, (batch, dim), of length 1.
+
+        Args:
+            input_ids: (batch, words).
+            attention_mask: (batch, words), 1 = a real word.
+
+        Raises:
+            ValueError: The model was not trained with alignment.
+        """
+        return self._aligned().embed_text(self.text_encoder(input_ids, attention_mask))
+
+    def _aligned(self) -> Alignment:
+        if self.alignment is None:
+            raise ValueError(
+                "this model cannot rank: it was trained without alignment; train one with --objective align, "
+                "or with --alignment-weight above 0"
+            )
+        return self.alignment
 
     def parts(self) -> list[Part]:
         """Every parameter once, ordered from the input up: the trunks' parts, then what always trains."""
         parts: list[Part] = [(f"image.{name}", modules) for name, modules in self.image_encoder.parts()]
         parts += [(f"text.{name}", modules) for name, modules in self.text_encoder.parts()]
         parts.append(("projections", [self.image_encoder.projection, self.text_encoder.projection]))
-        parts += [("fusion", [self.null_tokens, self.fusion]), ("head", list(self.heads()))]
+        parts.append(("fusion", [self.null_tokens, self.fusion]))
+        parts.append(("head", [module for module in (self.head, self.alignment) if module is not None]))
         check_partition(self, parts)
         return parts
 
@@ -141,21 +219,50 @@ class DiptychModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Modules initialise themselves; only new heads may come here with no weights at all."""
-        if any(module is head for head in self.heads()):
+        if module is self.head:
             initialization.normal_(module.weight, std=0.02)
             initialization.zeros_(module.bias)
 
 
-def build_fusion(config: DiptychConfig) -> CrossModalFusion | ConcatFusion | MLPFusion:
+def require_classes(model: DiptychModel) -> None:
+    """See that a model can classify.
+
+    Raises:
+        ValueError: It was trained to align, without labels.
+    """
+    if model.head is None:
+        raise ValueError(
+            "this model has no classes: it was trained to align images and texts. Rank with it (diptych rank), "
+            "or train from it with labels (diptych train DATA --model MODEL --out DIR)"
+        )
+
+
+def build_fusion(config: DiptychConfig) -> Fusion:
     """The fusion that `config` names."""
     dim, heads, dropout = config.hidden_size, config.fusion_heads, config.dropout
+    gated = bool(config.modality_gate)
     if config.fusion == "concat":
-        return ConcatFusion(dim, heads=heads, dropout=dropout)
+        return ConcatFusion(dim, heads=heads, dropout=dropout, gated=gated)
     if config.fusion == "mlp":
-        return MLPFusion(dim, dropout=dropout)
-    return CrossModalFusion(
-        dim, layers=config.fusion_layers, heads=heads, hidden=config.fusion_hidden_size, dropout=dropout
-    )
+        return MLPFusion(dim, dropout=dropout, gated=gated)
+    hidden, layers = config.fusion_hidden_size, config.fusion_layers
+    if config.fusion == "bilinear":
+        return BilinearFusion(
+            dim, glimpses=config.glimpses, rank=hidden, heads=heads, hidden=hidden, dropout=dropout, gated=gated
+        )
+    if config.fusion == "self-attention":
+        return SelfAttentionFusion(
+            dim,
+            layers=layers,
+            heads=heads,
+            hidden=hidden,
+            dropout=dropout,
+            gated=gated,
+            pattern=config.pattern,
+            window=config.window,
+            global_tokens=tuple(config.global_tokens),
+        )
+    return CrossModalFusion(dim, layers=layers, heads=heads, hidden=hidden, dropout=dropout, gated=gated)
 
 
 AutoModel.register(DiptychConfig, DiptychModel)

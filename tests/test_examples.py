@@ -42,6 +42,13 @@ def test_the_scenes_training_prints_its_table_and_saves_the_model(tmp_path):
     assert load_model(tmp_path / "model")[0].config.labels == ["false", "true"]
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_bad_rows_finds_every_row_and_status():
+    shown = example("benchmarks/bad_rows.py", "--rows", 200, 400)
+    assert "400 rows in, 400 out, in order, every status right: 380 ok, 6 image_unreadable" in shown
+    assert re.search(r"memory at 400 rows / at 200 rows: [01]\.\d{3}", shown)
+
+
 def test_the_comparison_with_tfidf(tiny, pairs, tmp_path):
     save_model(*tiny, tmp_path / "model")
     named = pairs.remove_columns("label").add_column("label", ["no", "yes"] * 48)

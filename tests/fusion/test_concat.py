@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from diptych.encoders import Tokens
 from diptych.fusion import ConcatFusion, MLPFusion
 from torch import Tensor, nn
 
-from . import random_tokens, shake
+from . import forced, random_tokens, shake
 
 DIM = 16
 
@@ -106,7 +107,7 @@ def test_in_eval_concats_attention_weights_are_all_exactly_one():
     fusion = shake(ConcatFusion(DIM)).eval()
     fused = fusion(random_tokens([4] * 3, 4, DIM), random_tokens([5] * 3, 5, DIM), return_attentions=True)
     assert torch.equal(fused.attentions["joint"], torch.ones(3, 1, 8, 1, 1))
-    assert fused.modality_weights is None
+    assert fused.modality_weights.tolist() == [[0.5, 0.5]] * 3
 
 
 def test_concats_attention_is_a_linear_layer():
@@ -132,7 +133,6 @@ def test_mlp_sees_one_vector_per_half_and_no_order(return_attentions):
     torch.testing.assert_close(fusion(one_token(image.mean()), one_token(text.mean())).features, fused.features)
     assert fused.features.shape == (2, fusion.out_dim) == (2, DIM)
     assert fused.attentions == {}
-    assert fused.modality_weights is None
 
 
 def test_mlp_depends_on_both_halves():
@@ -146,20 +146,39 @@ def test_mlp_depends_on_both_halves():
     assert (fusion(text, image).features - features).abs().max() > 1e-3  # and on which is which
 
 
-@pytest.mark.parametrize("fusion", [ConcatFusion(DIM), MLPFusion(DIM, dropout=0.1)], ids=["concat", "mlp"])
-def test_every_parameter_learns(fusion):
-    image, text = random_tokens([4], 4, DIM), random_tokens([5], 5, DIM)
-    fusion(image, text).features.square().sum().backward()
-    assert [name for name, parameter in fusion.named_parameters() if parameter.grad is None] == []
+LATE = pytest.mark.parametrize("kind", [ConcatFusion, partial(MLPFusion, dropout=0.1)], ids=["concat", "mlp"])
 
 
-@pytest.mark.parametrize(
-    ("fusion", "name"), [(ConcatFusion(DIM), "concat"), (MLPFusion(DIM, dropout=0.1), "mlp")], ids=["concat", "mlp"]
-)
-def test_modality_weights_are_refused_where_there_are_none(fusion, name):
-    image, text = random_tokens([4], 4, DIM), random_tokens([5], 5, DIM)
-    with pytest.raises(ValueError, match=f"the {name} fusion has no modality weights"):
-        fusion(image, text, modality_weights=torch.tensor([[0.5, 0.5]]))
+def test_only_mlp_learns_modality_weights_unless_it_is_said():
+    assert not list(ConcatFusion(DIM).gate.parameters())
+    assert list(MLPFusion(DIM, dropout=0.1).gate.parameters())
+
+
+@LATE
+def test_weights_multiply_the_halves_and_equal_ones_change_nothing(kind):
+    """Twice its weight: a half of weight 0.5 comes in as it is."""
+    torch.manual_seed(0)
+    fusion = shake(kind(DIM)).eval()
+    image, text = random_tokens([4] * 3, 4, DIM), random_tokens([5] * 3, 5, DIM)
+    entries = []
+    into = fusion.attention if isinstance(fusion, ConcatFusion) else fusion.network
+    into.register_forward_pre_hook(lambda module, args: entries.append(args[0].reshape(3, 2, DIM)))
+    for weights in (forced(0.5, 0.5), forced(0.1, 0.9), forced(1.0, 0.0)):
+        fusion(image, text, modality_weights=weights)
+        torch.testing.assert_close(entries[-1], entries[0] * 2 * weights.unsqueeze(-1))
+    assert entries[0].abs().amax(dim=-1).min() > 0
+
+
+@LATE
+def test_in_a_row_that_lacks_a_half_nothing_is_weighed(kind):
+    torch.manual_seed(0)
+    fusion = shake(kind(DIM)).eval()
+    image, text = random_tokens([4] * 2, 4, DIM), random_tokens([5] * 2, 5, DIM)
+    lacking = replace(image, present=torch.tensor([False, True]))
+    features = fusion(lacking, text, modality_weights=torch.tensor([[0.0, 1.0], [0.2, 0.8]])).features
+    equal = fusion(image, text, modality_weights=forced(0.5, 0.5, 2)).features
+    torch.testing.assert_close(features[0], equal[0])
+    assert (features[1] - equal[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("heads", [0, 3])

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from diptych.fusion import PATTERNS
 from diptych.pipeline.config import FORMAT_VERSION, FUSIONS, DiptychConfig
 from transformers import AutoConfig, BertConfig, DistilBertConfig
 
@@ -21,17 +22,24 @@ FIELDS = {  # none of them its default
     "image_encoder": "resnet18",
     "text_config": TEXT,
     "hidden_size": 24,
-    "fusion": "mlp",
+    "fusion": "self-attention",
     "fusion_layers": 3,
     "fusion_heads": 6,
     "fusion_hidden_size": 40,
+    "glimpses": 3,
+    "pattern": "sliding-window+global",
+    "window": 17,
+    "global_tokens": [0, 4, 2],
+    "modality_gate": False,
     "dropout": 0.25,
     "modality_dropout": 0.0,
     "balance": 0.0,
-    "unimodal": 0.0,
-    "format_version": 0,
+    "alignment_weight": 0.75,
 }
-NAMES = [name for name in DiptychConfig.__annotations__ if name != "model_type"]
+NAMES = [name for name in DiptychConfig.__annotations__ if name not in ("model_type", "format_version")]
+
+
+GLOBAL = "global_tokens is {}; give different positions from 0 (the summary token) up"
 
 
 def test_the_fields_of_this_test_are_all_there_are():
@@ -53,6 +61,7 @@ def test_every_field_survives_saving(load, tmp_path):
     assert isinstance(again.text_config, BertConfig)
     assert all(getattr(again.text_config, name) == value for name, value in TEXT.items())
     assert again.text_config.to_dict() == config.text_config.to_dict()
+    assert again.format_version == FORMAT_VERSION
     assert again.labels == ["yes", "no", "東京"]
     assert {**again.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
 
@@ -61,6 +70,7 @@ def test_defaults_are_those_of_the_design():
     config = DiptychConfig()
     assert (config.image_encoder, config.hidden_size, config.fusion) == ("resnet50", 512, "cross-modal")
     assert (config.text_config.model_type, config.text_config.hidden_size) == ("bert", 768)
+    assert (config.pattern, config.global_tokens, config.alignment_weight) == ("dense", [0], 0.0)
     assert config.format_version == FORMAT_VERSION
 
 
@@ -82,7 +92,39 @@ def test_every_fusion_is_accepted(fusion):
     assert DiptychConfig(fusion=fusion).fusion == fusion
 
 
-@pytest.mark.parametrize("field", ["balance", "unimodal"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_is_accepted_by_self_attention(pattern):
+    assert DiptychConfig(fusion="self-attention", pattern=pattern).pattern == pattern
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_all_fusions_but_the_articles_learn_modality_weights_unless_it_is_said(fusion):
+    assert DiptychConfig(fusion=fusion).modality_gate == (fusion != "concat")
+    for gate in (True, False):
+        assert DiptychConfig(fusion=fusion, modality_gate=gate).modality_gate is gate
+
+
+@pytest.mark.parametrize(
+    ("saved", "gate"),
+    [
+        ({"fusion": "cross-modal", "unimodal": 0.3}, True),
+        ({"fusion": "concat", "unimodal": 0.3}, False),
+        ({"fusion": "mlp", "unimodal": 0.3}, False),
+        ({"fusion": "mlp", "format_version": 2}, True),
+    ],
+    ids=str,
+)
+def test_an_earlier_format_is_read_and_saved_in_this_one(saved, gate, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "diptych", "format_version": 1} | saved))
+    for _ in range(2):  # as it was, and as it is saved again
+        config = DiptychConfig.from_pretrained(tmp_path)
+        assert (config.fusion, config.modality_gate) == (saved["fusion"], gate)
+        assert config.format_version == FORMAT_VERSION
+        assert "unimodal" not in config.to_dict()
+        config.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["balance", "alignment_weight"])
 @pytest.mark.parametrize("weight", [0, 0.0, 0.5, 10])
 def test_a_weight_in_the_loss_is_at_least_0(field, weight):
     assert getattr(DiptychConfig(**{field: weight}), field) == weight
@@ -100,8 +142,20 @@ def test_a_weight_in_the_loss_is_at_least_0(field, weight):
         ("fusion_heads", 7, "hidden_size is 512; it must be a multiple of 4 and of fusion_heads (7)"),
         ("balance", -0.1, "balance is -0.1; it must be at least 0"),
         ("balance", float("nan"), "balance is nan; it must be at least 0"),
-        ("unimodal", -1.0, "unimodal is -1.0; it must be at least 0"),
-        ("unimodal", float("nan"), "unimodal is nan; it must be at least 0"),
+        ("alignment_weight", -1.0, "alignment_weight is -1.0; it must be at least 0"),
+        ("alignment_weight", float("nan"), "alignment_weight is nan; it must be at least 0"),
+        ("glimpses", 0, "glimpses is 0; it must be at least 1"),
+        ("pattern", "full", "unknown pattern 'full'; choose one of " + ", ".join(PATTERNS)),
+        (
+            "pattern",
+            "global",
+            "pattern is 'global', which the cross-modal fusion doesn't have; it goes with self-attention",
+        ),
+        ("window", 0, "window is 0; it must be at least 1 (tokens on each side)"),
+        ("window", -5, "window is -5; it must be at least 1 (tokens on each side)"),
+        ("global_tokens", [], GLOBAL.format("[]")),
+        ("global_tokens", (0, -2), GLOBAL.format("[0, -2]")),
+        ("global_tokens", [3, 3], GLOBAL.format("[3, 3]")),
         ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
         ("dropout", -0.1, "dropout is -0.1; it must be at least 0 and below 1"),
         ("modality_dropout", 1.5, "modality_dropout is 1.5; it must be at least 0 and below 1"),
@@ -145,6 +199,12 @@ def test_labels_stand_in_the_order_of_the_logits_before_and_after_saving(id2labe
     assert config.num_labels == len(expected)
     config.save_pretrained(tmp_path)
     assert DiptychConfig.from_pretrained(tmp_path).labels == expected
+
+
+def test_a_model_may_have_no_classes_before_and_after_saving(tmp_path):
+    DiptychConfig(id2label={}, label2id={}).save_pretrained(tmp_path)
+    again = DiptychConfig.from_pretrained(tmp_path)
+    assert (again.num_labels, again.labels) == (0, [])
 
 
 def test_labels_without_names_are_numbered():

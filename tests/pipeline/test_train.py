@@ -15,12 +15,15 @@ TINY = {"hidden_size": 16, "fusion_heads": 2, "fusion_layers": 1, "fusion_hidden
 
 
 def run(data, out, text_folder, **options):
-    defaults = {
+    build = {
         "image_encoder": "resnet-tiny",
         "image_weights": "random",
         "image_size": (16, 16),
         "text_encoder": text_folder,
         "architecture": TINY,
+    }
+    defaults = {
+        **({} if "model" in options else build),
         "epochs": 3,
         "batch_size": 8,
         "learning_rate": 3e-3,

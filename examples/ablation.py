@@ -1,0 +1,394 @@
+"""What each mechanism is worth: every fusion and its parts, on Scenes, on product photos and on NLVR.
+
+    python examples/ablation.py scenes --out runs/ablation
+    python examples/ablation.py products --out runs/ablation --data .../fashion-products --text-encoder MINILM
+    python examples/ablation.py nlvr --out runs/ablation --data .../nlvr       (after scenes)
+
+Each run is written to OUT/results.jsonl when it ends; what stands there is not run again. `--share 1/2` and
+`--share 2/2`, side by side, halve the work of a stage; whichever ends last makes the table, OUT/<stage>.md. All
+runs of a stage share their trunks, whose features are computed once, and a budget:
+
+- scenes: an image trunk that has learned to see (`train_scenes.py`), frozen, and a text trunk that has learned
+  to read (each word tells the four words on either side of it), which trains on; 2,000 steps of 64 pairs, a third
+  of what the shipped model had. Accuracy on 5,000 new pairs.
+- products: the image trunk of a model trained by `--objective align`, and MiniLM as it is, both frozen; the
+  heads have half the default width. Accuracy on validation and test rows together, which chose nothing.
+- nlvr: everything trains, from random weights and from the models of the first stage.
+
+Intervals are of 95 %, over quadruples on Scenes, rows on products and distinct sentences on NLVR, of the
+mean over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import train_scenes as scenes
+from diptych import DiptychModel, load_model, train
+from diptych.pipeline.build import save_model
+from diptych.pipeline.config import FUSIONS
+from diptych.pipeline.data import load_tables
+from diptych.pipeline.images import read_image
+from heads import encode, make_heads, predict, train_heads
+from PIL import Image
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One row of the table: the fields of `DiptychConfig` that it changes, and the half it is left with."""
+
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    only: str | None = None
+    seeds: int = 1
+
+
+CHOICES = [
+    Choice("cross-modal", {"fusion": "cross-modal"}, seeds=3),
+    Choice("self-attention", {"fusion": "self-attention"}, seeds=3),
+    Choice("bilinear", {"fusion": "bilinear"}),
+    Choice("concat", {"fusion": "concat"}, seeds=3),
+    Choice("mlp", {"fusion": "mlp"}, seeds=3),
+    Choice("text only", {"fusion": "cross-modal"}, only="text", seeds=3),
+    Choice("image only", {"fusion": "cross-modal"}, only="image", seeds=3),
+    Choice("cross-modal, no modality weights", {"modality_gate": False}),
+    Choice("cross-modal, with alignment", {"alignment_weight": 0.1}),
+    Choice("concat, with modality weights", {"fusion": "concat", "modality_gate": True}),
+]
+
+STEPS, SIZE = 2_000, 16  # on Scenes, and quadruples in each
+# As in train_scenes.py; of fewer steps the first ones need a larger share.
+CURRICULUM = ((0.1, (1, 0, 0, 0)), (0.25, (1, 2, 0, 0)), (1.0, (1, 1, 3, 3)))
+OFFSETS = (-4, -3, -2, -1, 1, 2, 3, 4)  # words away that a word tells of while the text trunk learns to read
+
+EPOCHS = 5  # of heads on products
+NLVR_EPOCHS = 3
+NLVR_SIZE = (40, 160)  # pixels: shapes nearly as large as on Scenes
+
+
+@dataclass
+class Result:
+    """What one run gave.
+
+    Attributes:
+        hits: Of each test row, whether it was right.
+        parameters: Of the fusion and the head.
+        seconds: Of one epoch.
+        image_weight: Mean over the test rows; None if the model learns none.
+    """
+
+    hits: list[bool]
+    parameters: int
+    seconds: float
+    image_weight: float | None
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=("scenes", "products", "nlvr"))
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--data", type=Path, help="the folder of the products or of NLVR")
+    parser.add_argument("--text-encoder", help="products: a folder with MiniLM, or a Hub id")
+    parser.add_argument("--share", default="1/1", help="K/N: of all runs every N-th, from the K-th on")
+    args = parser.parse_args()
+    first, step = map(int, args.share.split("/"))
+    runs = slice(first - 1, None, step)
+    if args.stage != "scenes" and args.data is None:
+        parser.error("give --data")
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.stage == "scenes":
+        scenes_stage(args.out, runs)
+    elif args.stage == "products":
+        products_stage(args.out, args.data, args.text_encoder, runs)
+    else:
+        nlvr_stage(args.out, args.data, runs)
+
+
+def scenes_stage(out: Path, runs: slice) -> None:
+    """Every choice on Scenes."""
+    processor = scenes.make_processor()
+    train = scenes.draw(24_000, scenes.TRAIN_SEED, processor)
+    test = scenes.draw(1_250, scenes.TEST_SEED, processor)
+    trunks = scenes.make_model("cross-modal", processor)
+    saved = out / "scenes-trunks.pt"
+    if saved.exists():
+        for encoder, state in zip((trunks.image_encoder, trunks.text_encoder), torch.load(saved), strict=True):
+            encoder.load_state_dict(state)
+            encoder.pretrained = True
+    else:
+        torch.manual_seed(0)
+        scenes.learn_to_see(trunks, train, 600)
+        learn_to_read(trunks, train, 400)
+        torch.save([trunks.image_encoder.state_dict(), trunks.text_encoder.state_dict()], saved)
+    train_features, test_features = scenes.see(trunks, train), scenes.see(trunks, test)
+
+    def run(choice: Choice, seed: int) -> Result:
+        torch.manual_seed(seed)
+        model = scenes.make_model(processor=processor, **({"fusion": "cross-modal"} | choice.fields))
+        model.image_encoder.copy_trunk(trunks.image_encoder)
+        model.text_encoder.copy_trunk(trunks.text_encoder)
+        minutes = scenes.learn_to_judge(
+            model, train, train_features, STEPS, choice.only, size=SIZE, curriculum=CURRICULUM
+        )
+        hits, weight = judge(model, test, test_features, choice.only)
+        if choice.name == choice.fields.get("fusion") and seed == 0:
+            save_model(model, processor, out / f"scenes-{choice.name}")
+        return Result(hits, heads(model), 60 * minutes * len(train.kinds) / (STEPS * SIZE), weight)
+
+    for choice, seed in every_run()[runs]:
+        remember(out, "scenes", choice.name, seed, partial(run, choice, seed))
+    write_table(out, "scenes", clusters=np.arange(5_000) // 4)
+
+
+def every_run() -> list[tuple[Choice, int]]:
+    """Choices and seeds, the first seed of every choice before the second of any."""
+    runs = [(choice, seed) for choice in CHOICES for seed in range(choice.seeds)]
+    return sorted(runs, key=lambda run: run[1])
+
+
+def products_stage(out: Path, data: Path, text_encoder: str, runs: slice) -> None:
+    """Every choice on the season and the colour of products, over shared frozen trunks."""
+    if not (out / "align" / "run.json").exists():
+        train(
+            data,
+            out / "align",
+            objective="align",
+            image_encoder="resnet18",
+            text_encoder=text_encoder,
+            image_weights="random",
+            image_size=(80, 60),
+            max_length=32,
+            epochs=8,
+            batch_size=128,
+            learning_rate=1e-3,
+        )
+    trunks, processor = load_model(out / "align")
+    features, names = encode(trunks, processor, data, ["season", "colour"])
+    held = ("validation", "test")
+
+    def run(choice: Choice, seed: int, column: str) -> Result:
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 256, "fusion_hidden_size": 512}
+        model = make_heads(trunks, names[column], **(sizes | choice.fields))
+        seconds = train_heads(
+            model, features["train"], features["train"].labels[column], epochs=EPOCHS, only=choice.only
+        )
+        hits, weights = [], []
+        for split in held:
+            found, weight = predict(model, features[split], choice.only)
+            hits += (found == features[split].labels[column]).tolist()
+            weights.append((weight, len(found)))
+        mean = None
+        if weights[0][0] is not None:
+            mean = sum(weight * rows for weight, rows in weights) / len(hits)
+        return Result(hits, heads(model), seconds, mean)
+
+    for choice, seed in every_run()[runs]:
+        for column in ("season", "colour"):
+            remember(out, column, choice.name, seed, partial(run, choice, seed, column))
+    rows = sum(len(features[split].image) for split in held)
+    for column in ("season", "colour"):
+        write_table(out, column, clusters=np.arange(rows))
+
+
+def nlvr_stage(out: Path, data: Path, runs: slice) -> None:
+    """Every fusion on NLVR, from random weights and from its model of the first stage."""
+    tables = {split: load_tables(data)[split].rows for split in ("train", "validation")}
+    words = sorted({word for text in tables["train"]["text"] for word in re.findall(r"[a-z0-9]+", text.lower())})
+    processor = scenes.make_processor(words)
+    pixels, ids, labels = {}, {}, {}
+    for split, rows in tables.items():
+        images = [read_image(image).resize(NLVR_SIZE[::-1], Image.Resampling.BICUBIC) for image in rows["image"]]
+        pixels[split] = torch.stack([torch.from_numpy(np.array(image)) for image in images])
+        ids[split] = processor.tokenize(list(rows["text"]))["input_ids"]
+        labels[split] = torch.tensor(list(rows["label"]))
+    sentences = np.unique(list(tables["validation"]["text"]), return_inverse=True)[1]
+    share = float(labels["validation"].float().mean())
+    print(f"{len(labels['validation'])} rows, majority {max(share, 1 - share):.1%}, {sentences.max() + 1} sentences")
+
+    def batch(split: str, rows: Tensor) -> dict[str, Tensor]:
+        chosen = ids[split][rows]
+        chosen = chosen[:, : int((chosen != 0).sum(1).max())]
+        return {
+            "pixel_values": scenes.normalised(pixels[split][rows]),
+            "input_ids": chosen,
+            "attention_mask": (chosen != 0).long(),
+        }
+
+    def run(fusion: str, start: Path | None) -> Result:
+        torch.manual_seed(0)
+        model = scenes.make_model(fusion, processor)
+        if start is not None:
+            copy_weights(load_model(start)[0], model)
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.02)
+        size = 96
+        steps = NLVR_EPOCHS * -(-len(labels["train"]) // size)
+        schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
+        started = time.perf_counter()
+        for _ in range(NLVR_EPOCHS):
+            for rows in torch.randperm(len(labels["train"])).split(size):
+                loss = model(**batch("train", rows), labels=labels["train"][rows]).loss
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+        seconds = (time.perf_counter() - started) / NLVR_EPOCHS
+        model.eval()
+        hits, weights = [], []
+        with torch.inference_mode():
+            for rows in torch.arange(len(labels["validation"])).split(128):
+                output = model(**batch("validation", rows))
+                hits += (output.logits.argmax(1) == labels["validation"][rows]).tolist()
+                weights.append(output.modality_weights)
+        weight = None if weights[0] is None else float(torch.cat(weights)[:, 0].mean())
+        return Result(hits, heads(model), seconds, weight)
+
+    for fusion in FUSIONS[runs]:
+        remember(out, "nlvr", f"{fusion}, from scratch", 0, partial(run, fusion, None))
+        remember(out, "nlvr", f"{fusion}, from Scenes", 0, partial(run, fusion, out / f"scenes-{fusion}"))
+    write_table(out, "nlvr", clusters=sentences)
+
+
+def copy_weights(source: DiptychModel, target: DiptychModel) -> None:
+    """All weights of `source`; where `target` knows more words, those come after the ones they share."""
+    weights = target.state_dict()
+    for key, weight in source.state_dict().items():
+        weights[key][tuple(slice(length) for length in weight.shape)] = weight.to(weights[key].dtype)
+    target.load_state_dict(weights)
+
+
+def learn_to_read(model: DiptychModel, train: scenes.Drawings, steps: int) -> None:
+    """Train the text trunk to tell, of each word, the words around it: what is said, not whether it is true."""
+    encoder, reach = model.text_encoder, max(OFFSETS)
+    vocabulary = encoder.trunk.config.vocab_size
+    head = torch.nn.Linear(encoder.width, len(OFFSETS) * vocabulary)
+    optimizer = torch.optim.AdamW([*encoder.trunk.parameters(), *head.parameters()], lr=2e-3, weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
+    for step in range(1, steps + 1):
+        words = train.words[torch.randint(len(train.words), (128,))]
+        words = words[:, : int((words != 0).sum(1).max())]  # (batch, words)
+        found = head(encoder.encode(words, (words != 0).long()))  # (batch, words, offsets * vocabulary)
+        padded = torch.nn.functional.pad(words, (reach, reach))
+        around = torch.stack([padded[:, reach + i : reach + i + words.shape[1]] for i in OFFSETS], dim=-1)
+        around = around.masked_fill((words == 0).unsqueeze(-1), 0)
+        loss = torch.nn.functional.cross_entropy(found.view(-1, vocabulary), around.flatten(), ignore_index=0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 200 == 0:
+            print(f"reading {step}/{steps}: loss {loss:.3f}", flush=True)
+    encoder.pretrained = True
+
+
+@torch.no_grad()
+def judge(
+    model: DiptychModel, test: scenes.Drawings, features: Tensor, only: str | None
+) -> tuple[list[bool], float | None]:
+    """Which pairs the model judges right, four for each quadruple, and its mean image weight."""
+    model.eval()
+    hits, weights = [], []
+    for start in range(0, len(test.kinds), 50):
+        size = min(50, len(test.kinds) - start)
+        halves = slice(2 * start, 2 * (start + size))
+        words, present = test.words[halves], torch.ones(2 * size, dtype=torch.bool)
+        image = model.image_encoder.project(features[halves].float(), present & (only != "text"))
+        text = model.text_encoder(words, (words != 0).long(), present & (only != "image"))
+        pairs = 2 * torch.arange(size).repeat_interleave(4)
+        output = model.fuse(
+            scenes.take(image, pairs + scenes.ROW_IMAGE.repeat(size)),
+            scenes.take(text, pairs + scenes.ROW_TEXT.repeat(size)),
+        )
+        hits.append(output.logits.argmax(1) == scenes.ROW_LABEL.repeat(size))
+        if output.modality_weights is not None:
+            weights.append(output.modality_weights[:, 0])
+    return torch.cat(hits).tolist(), float(torch.cat(weights).mean()) if weights else None
+
+
+def heads(model: DiptychModel) -> int:
+    """Number of parameters of the fusion and the head."""
+    return sum(p.numel() for module in (model.fusion, model.head) for p in module.parameters())
+
+
+def remember(out: Path, stage: str, name: str, seed: int, run: Callable[[], Result]) -> None:
+    """Run, unless OUT/results.jsonl has the result; then write it there."""
+    if (stage, name, seed) in {(r["stage"], r["name"], r["seed"]) for r in results(out)}:
+        return
+    print(f"\n{stage}: {name}, seed {seed}", flush=True)
+    started = time.perf_counter()
+    result = run()
+    line = {"stage": stage, "name": name, "seed": seed, "date": str(date.today()), **asdict(result)}
+    line["hits"] = np.packbits(result.hits).tobytes().hex()
+    with (out / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    print(f"{np.mean(result.hits):.1%}, image weight {result.image_weight}, {time.perf_counter() - started:.0f} s")
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    """What has been run."""
+    file = out / "results.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def write_table(out: Path, stage: str, clusters: np.ndarray) -> None:
+    """Print the table of a stage and write it to OUT/<stage>.md.
+
+    Args:
+        out: The folder of results.
+        stage: Which.
+        clusters: Of each test row, the number of the group that its error is shared with.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in results(out):
+        if result["stage"] == stage:
+            found.setdefault(result["name"], []).append(result)
+    lines = [
+        "| | accuracy | 95 % interval | seeds | parameters | seconds an epoch | image weight |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, runs in found.items():
+        hits = np.mean([unpack(run["hits"], len(clusters)) for run in runs], axis=0)
+        low, high = interval(hits, clusters)
+        weight = "-" if runs[0]["image_weight"] is None else f"{np.mean([r['image_weight'] for r in runs]):.2f}"
+        seeds = " ".join(f"{unpack(run['hits'], len(clusters)).mean():.1%}" for run in runs) if len(runs) > 1 else "1"
+        lines.append(
+            f"| {name} | {hits.mean():.1%} | {low:.1%} to {high:.1%} | {seeds} | {runs[0]['parameters'] / 1e6:.2f} M "
+            f"| {np.mean([r['seconds'] for r in runs]):.0f} | {weight} |"
+        )
+    table = "\n".join(lines)
+    (out / f"{stage}.md").write_text(f"{date.today()}\n\n{table}\n", encoding="utf-8")
+    print(f"\n{table}")
+
+
+def unpack(text: str, count: int) -> np.ndarray:
+    """Hits as they stand in results.jsonl."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(float)
+
+
+def interval(hits: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean, the rows of a cluster counting as one draw."""
+    sums, sizes = np.bincount(clusters, hits), np.bincount(clusters)
+    mean = sums.sum() / sizes.sum()
+    error = 1.96 * np.sqrt(np.square(sums - mean * sizes).sum() * len(sizes) / (len(sizes) - 1)) / sizes.sum()
+    return max(0.0, mean - error), min(1.0, mean + error)
+
+
+if __name__ == "__main__":
+    main()

@@ -301,6 +301,7 @@ def evaluate(
     """Measure a model on labelled pairs: accuracy, macro-F1, AUROC. The split is test if there are several."""
     with _reported(debug):
         from .evaluate import evaluate as run
+        from .shown import evaluation_text
 
         figures = run(
             model,
@@ -312,7 +313,7 @@ def evaluate(
             batch_size=batch_size,
             quiet=quiet or as_json,
         )
-        print(json.dumps(figures)) if as_json else _print_evaluation(figures)
+        print(json.dumps(figures) if as_json else evaluation_text(figures))
 
 
 @app.command()
@@ -397,6 +398,7 @@ def rank(
             )
         if data is not None:
             from .rank import rank_table
+            from .shown import ranking_text
 
             figures = rank_table(
                 model,
@@ -408,10 +410,12 @@ def rank(
                 batch_size=batch_size,
                 quiet=quiet or as_json,
             )
-            print(json.dumps(figures)) if as_json else _print_ranking(figures)
+            print(json.dumps(figures) if as_json else ranking_text(figures))
             return
         from .classify import ImageTextClassifier
         from .rank import images_of, texts_of
+        from .shown import ranked_line
+        from .tables import to_json
 
         classifier = ImageTextClassifier.from_pretrained(model)
         if image is not None:
@@ -419,7 +423,7 @@ def rank(
         else:
             found = classifier.rank(text=text, images=images_of(images or []), top=top)
         for one in found:
-            print(json.dumps(one) if as_json else _ranked_line(one))
+            print(to_json(one) if as_json else ranked_line(one))
 
 
 @app.command()
@@ -474,48 +478,6 @@ def _reported(debug: bool) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _print_evaluation(figures: dict[str, Any]) -> None:
-    """Three lines of figures (both halves, each alone), then the modality weights."""
-    print(f"{figures['rows']} rows; {figures['columns']}")
-    print(f"{'':12}{'rows':>8}{'accuracy':>10}{'macro F1':>10}{'AUROC':>10}{'loss':>10}")
-    both = {**figures, "rows": figures["rows"] - figures["without_prediction"]}
-    for name, line in (("both", both), ("text only", figures["text_only"]), ("image only", figures["image_only"])):
-        cells = [line.get(key) for key in ("accuracy", "macro_f1", "auroc", "loss")]
-        shown = "".join("-".rjust(10) if cell is None else f"{cell:10.4f}" for cell in cells)
-        print(f"{name:12}{line['rows']:>8}{shown}")
-    if figures["one_half"] or figures["without_prediction"]:
-        print(
-            f"of these rows {figures['one_half']} have one half only; "
-            f"{figures['without_prediction']} more have none, and get no prediction"
-        )
-    if figures["image_weight"] is not None:
-        by_class = sorted(figures["image_weight_by_class"].items(), key=lambda item: item[1])
-        (least, low), (most, high) = by_class[0], by_class[-1]
-        print(
-            f"modality weights: image {figures['image_weight']:.2f}, text {figures['text_weight']:.2f}, "
-            f"spread {figures['image_weight_spread']:.2f}; the image counts most in {most} ({high:.2f}), "
-            f"least in {least} ({low:.2f})"
-        )
-
-
-def _ranked_line(one: Any) -> str:
-    if one["score"] is None:
-        return f"     -       -  {one['candidate']}: {one['reason']} ({one['status']})"
-    return f"{one['score']:.4f}  {one['probability']:.4f}  {one['candidate']}"
-
-
-def _print_ranking(figures: dict[str, Any]) -> None:
-    """Recall in both directions and zero-shot accuracy, each beside chance."""
-    print(f"{figures['rows']} rows, {figures['images']} images and {figures['texts']} texts; {figures['columns']}")
-    print(f"{'':28}{'':>10}{'chance':>10}{'times':>8}")
-    lines = [(key, f"{key}_chance") for key in figures if "_recall_at_" in key and not key.endswith("_chance")]
-    lines += [("zero_shot_accuracy", "zero_shot_chance")] if "zero_shot_accuracy" in figures else []
-    for key, chance in lines:
-        name = key.replace("_at_", "@").replace("_", " ")
-        name += f" of {figures['classes']}" if key == "zero_shot_accuracy" else ""
-        print(f"{name:28}{figures[key]:10.4f}{figures[chance]:10.4f}{figures[key] / figures[chance]:8.1f}")
-
-
 def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | Path, as_json: bool) -> None:
     from .rows import Columns, read_pair
 
@@ -523,21 +485,11 @@ def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | Pa
     if pair.bad and (on_bad_row != "mask" or pair.status == "both_missing"):
         raise ValueError(f"{pair.reason} ({pair.status})")
     from .classify import ImageTextClassifier
+    from .shown import prediction_text
     from .tables import to_json
 
     found = ImageTextClassifier.from_pretrained(model)(image=image, text=text)
-    if as_json:
-        print(to_json(found))
-        return
-    print(f"{found['label']}  {found['score']:.4f}")
-    ranked = sorted(found["scores"].items(), key=lambda item: -item[1])
-    for label, score in ranked[1:5]:
-        print(f"  {label}  {score:.4f}")
-    if found["image_weight"] is not None:
-        print(f"weights: image {found['image_weight']:.2f}, text {found['text_weight']:.2f}")
-    if found["status"] != "ok":
-        half = "" if not pair.bad else f"; classified by the {'text' if pair.image is None else 'image'} alone"
-        print(f"{found['status']}: {found['reason']}{half}")
+    print(to_json(found) if as_json else prediction_text(found, pair))
 
 
 def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:

@@ -75,7 +75,7 @@ CURRICULUM = ((0.1, (1, 0, 0, 0)), (0.25, (1, 2, 0, 0)), (1.0, (1, 1, 3, 3)))
 OFFSETS = (-4, -3, -2, -1, 1, 2, 3, 4)  # words away that a word tells of while the text trunk learns to read
 
 EPOCHS = 5  # of heads on products
-NLVR_EPOCHS = 3
+NLVR_EPOCHS = 2
 NLVR_SIZE = (40, 160)  # pixels: shapes nearly as large as on Scenes
 
 
@@ -152,7 +152,7 @@ def scenes_stage(out: Path, runs: slice) -> None:
 
     for choice, seed in every_run()[runs]:
         remember(out, "scenes", choice.name, seed, partial(run, choice, seed))
-    write_table(out, "scenes", clusters=np.arange(5_000) // 4)
+    write_table(out, ["scenes"])
 
 
 def every_run() -> list[tuple[Choice, int]]:
@@ -201,9 +201,7 @@ def products_stage(out: Path, data: Path, text_encoder: str, runs: slice) -> Non
     for choice, seed in every_run()[runs]:
         for column in ("season", "colour"):
             remember(out, column, choice.name, seed, partial(run, choice, seed, column))
-    rows = sum(len(features[split].image) for split in held)
-    for column in ("season", "colour"):
-        write_table(out, column, clusters=np.arange(rows))
+    write_table(out, ["season", "colour"])
 
 
 def nlvr_stage(out: Path, data: Path, runs: slice) -> None:
@@ -263,7 +261,7 @@ def nlvr_stage(out: Path, data: Path, runs: slice) -> None:
     for fusion in FUSIONS[runs]:
         remember(out, "nlvr", f"{fusion}, from scratch", 0, partial(run, fusion, None))
         remember(out, "nlvr", f"{fusion}, from Scenes", 0, partial(run, fusion, out / f"scenes-{fusion}"))
-    write_table(out, "nlvr", clusters=sentences)
+    write_table(out, ["nlvr"], clusters=sentences)
 
 
 def copy_weights(source: DiptychModel, target: DiptychModel) -> None:
@@ -335,6 +333,7 @@ def remember(out: Path, stage: str, name: str, seed: int, run: Callable[[], Resu
     started = time.perf_counter()
     result = run()
     line = {"stage": stage, "name": name, "seed": seed, "date": str(date.today()), **asdict(result)}
+    line["rows"] = len(result.hits)
     line["hits"] = np.packbits(result.hits).tobytes().hex()
     with (out / "results.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -347,33 +346,41 @@ def results(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
-def write_table(out: Path, stage: str, clusters: np.ndarray) -> None:
-    """Print the table of a stage and write it to OUT/<stage>.md.
+def write_table(out: Path, stages: list[str], clusters: np.ndarray | None = None) -> None:
+    """Print the table of what has been run of some stages, and write it to OUT, named by the first.
 
     Args:
         out: The folder of results.
-        stage: Which.
-        clusters: Of each test row, the number of the group that its error is shared with.
+        stages: Which, side by side.
+        clusters: Of each test row, the number of the group that its error is shared with; each row is one of
+            its own if not given, and each quadruple of Scenes.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for result in results(out):
-        if result["stage"] == stage:
-            found.setdefault(result["name"], []).append(result)
-    lines = [
-        "| | accuracy | 95 % interval | seeds | parameters | seconds an epoch | image weight |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, runs in found.items():
-        hits = np.mean([unpack(run["hits"], len(clusters)) for run in runs], axis=0)
-        low, high = interval(hits, clusters)
-        weight = "-" if runs[0]["image_weight"] is None else f"{np.mean([r['image_weight'] for r in runs]):.2f}"
-        seeds = " ".join(f"{unpack(run['hits'], len(clusters)).mean():.1%}" for run in runs) if len(runs) > 1 else "1"
-        lines.append(
-            f"| {name} | {hits.mean():.1%} | {low:.1%} to {high:.1%} | {seeds} | {runs[0]['parameters'] / 1e6:.2f} M "
-            f"| {np.mean([r['seconds'] for r in runs]):.0f} | {weight} |"
-        )
+        if result["stage"] in stages:
+            found.setdefault(result["name"], {}).setdefault(result["stage"], []).append(result)
+    heads = [f"{stage} | parameters | s an epoch | image weight" for stage in stages]
+    lines = [f"| | seeds | {' | '.join(heads)} |", "|---|---|" + "---|---|---|---|" * len(stages)]
+    for name, by_stage in found.items():
+        cells = [str(max(len(runs) for runs in by_stage.values()))]
+        for stage in stages:
+            runs = by_stage.get(stage, [])
+            if not runs:
+                cells += ["-"] * 4
+                continue
+            hits = np.mean([unpack(run["hits"], run["rows"]) for run in runs], axis=0)
+            groups = clusters if clusters is not None else np.arange(len(hits)) // (4 if stage == "scenes" else 1)
+            low, high = interval(hits, groups)
+            weights = [run["image_weight"] for run in runs]
+            cells += [
+                f"{hits.mean():.1%} ({100 * low:.1f} to {100 * high:.1f})",
+                f"{runs[0]['parameters'] / 1e6:.2f} M",
+                f"{np.median([run['seconds'] for run in runs]):.0f}",
+                "-" if None in weights else f"{np.mean(weights):.2f}",
+            ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     table = "\n".join(lines)
-    (out / f"{stage}.md").write_text(f"{date.today()}\n\n{table}\n", encoding="utf-8")
+    (out / f"{stages[0]}.md").write_text(f"{date.today()}\n\n{table}\n", encoding="utf-8")
     print(f"\n{table}")
 
 

@@ -2,6 +2,7 @@
 
     python examples/train_scenes.py --out runs/scenes       train, measure on 5,000 new pairs, save
     python examples/train_scenes.py --table                 the same training for every rival, in one table
+    python examples/train_scenes.py --measure [MODEL]       measure a saved model, or the one that ships
 
 Trained on true or false alone, such a model stays at 50 % for long: whether a sentence is true depends on
 both halves, and neither gives a first hint. Three things that a drawing gives for free help it:
@@ -27,7 +28,7 @@ import torch
 from diptych import DiptychConfig, DiptychModel, DiptychProcessor
 from diptych.encoders.tokens import Tokens
 from diptych.fusion.attention import Attention
-from diptych.pipeline.build import load_model, save_model
+from diptych.pipeline.build import SHIPPED_MODEL, load_model, save_model
 from diptych.pipeline.drawing import COLOURS, SHAPES, Scene, draw_scene
 from diptych.pipeline.processor import DiptychImageProcessor
 from diptych.pipeline.scenes import KINDS, LABELS, NUMBERS, Quadruple, make_quadruples, make_scenes, vocabulary
@@ -72,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder to save the model in")
     parser.add_argument("--table", action="store_true", help="train and compare every fusion and each half alone")
+    parser.add_argument("--measure", nargs="?", const=SHIPPED_MODEL, help="a model's folder; train nothing")
     parser.add_argument("--fusion", default="cross-modal", help="cross-modal, self-attention, bilinear, concat or mlp")
     parser.add_argument("--only", choices=("image", "text"), help="train and test with this half alone")
     parser.add_argument("--steps", type=int, default=3000, help="of 96 pairs each, after the image trunk")
@@ -82,6 +84,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
+    if args.measure:
+        scores = measure(*load_model(args.measure), args.test_rows)
+        print(", ".join(f"{key} {score:.1%}" for key, score in scores.items()))
+        return
     processor = make_processor()
     started = time.perf_counter()
     train = draw(args.quadruples, TRAIN_SEED, processor)

@@ -226,7 +226,7 @@ def train(
     crop: Annotated[bool, typer.Option("--crop/--no-crop", help="Cut training pictures at random.")] = True,
     colour: Annotated[bool, typer.Option("--colour/--no-colour", help="Change their brightness and contrast.")] = True,
     modality_dropout: Annotated[
-        float | None, typer.Option(help="Chance that a training row loses one half.  [default: 0.1]")
+        float | None, typer.Option(help="Chance that a training row loses one half.  [default: 0.3]")
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Number format; no is 32 bits.")] = Precision.no,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,

@@ -59,7 +59,7 @@ class DiptychConfig(PreTrainedConfig):
     global_tokens: Any = (0,)
     modality_gate: bool | None = None
     dropout: float = 0.1
-    modality_dropout: float = 0.1
+    modality_dropout: float = 0.3
     balance: float = 0.5
     alignment_weight: float = 0.0
     format_version: int = FORMAT_VERSION

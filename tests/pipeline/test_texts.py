@@ -69,8 +69,8 @@ def said(classify) -> dict[str, tuple[dict, float]]:
     """Of every text its prediction, beside a good picture, and the seconds that it took."""
     found = {}
     for name, (text, _) in TEXTS.items():
-        started = time.perf_counter()
-        found[name] = classify(image=picture("red"), text=text), time.perf_counter() - started
+        started = time.process_time()
+        found[name] = classify(image=picture("red"), text=text), time.process_time() - started
     return found
 
 

@@ -22,7 +22,7 @@ def check_tracker(name: str) -> None:
     """
     if name not in LOGGER_TYPE_TO_CLASS:
         raise ValueError(f"tracker is {name!r}; choose one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
-    if name in LoggerType.list() and name not in get_available_trackers():
+    if name in LoggerType.list() and LoggerType(name) not in get_available_trackers():
         package = "'diptych[tensorboard]'" if name == "tensorboard" else name.replace("comet_ml", "comet-ml")
         raise ValueError(f"tracker is {name!r}, whose package is not there: pip install {package}")
 

@@ -180,7 +180,7 @@ def test_a_model_of_a_later_version_is_refused(tmp_path):
     message = f"format_version is {FORMAT_VERSION + 1}: this model was saved by a later Diptych"
     with pytest.raises(ValueError, match=message):
         DiptychConfig(format_version=FORMAT_VERSION + 1)
-    DiptychConfig(**FIELDS, **OTHERS).save_pretrained(tmp_path)
+    DiptychConfig(**FIELDS, **OTHERS, num_labels=3).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(saved | {"format_version": FORMAT_VERSION + 1}))
     with pytest.raises(ValueError, match=f"{message}.*upgrade diptych"):

@@ -12,6 +12,8 @@ import numpy as np
 from .columns import label_text, sort_labels
 from .data import Table
 
+_ASK = 'rows here have lists of text or numbers, in CSV as JSON, such as ["red", "blue"], or [] for no class'
+
 
 def is_multi_label(table: Table, column: str) -> bool:
     """Whether a column holds lists of labels: by its feature; in text, as of CSV, if the first label is a JSON list."""
@@ -46,19 +48,27 @@ def label_lists(table: Table, column: str) -> list[list[str]]:
         ValueError: A row has no list, or something in it that is no label.
     """
     feature = table.rows.features[column]
-    item = getattr(feature, "feature", None)
-    names = item.names if isinstance(item, datasets.ClassLabel) else None
     found: list[list[str]] = []
     for row, value in enumerate(table.rows[column]):
-        labels = as_list(value)
-        if labels is None:
-            what = "nothing" if value is None or value == "" else f"{str(value)[:40]!r}"
-            raise ValueError(
-                f"{table.name}: row {row} has {what} in {column!r}, where rows have lists of labels; give it one, "
-                'in CSV as JSON, such as ["red", "blue"], or [] for no class'
-            )
-        found.append(list(dict.fromkeys(_label(table, column, row, label, names) for label in labels)))
+        try:
+            found.append(labels_in(value, feature))
+        except ValueError as error:
+            raise ValueError(f"{table.name}: row {row} has {error} in {column!r}; {_ASK}") from error
     return found
+
+
+def labels_in(value: Any, feature: Any = None) -> list[str]:
+    """The labels that one cell holds, as text, each once, in its order.
+
+    Raises:
+        ValueError: It holds no list, or something in it that is no label; the message says what it holds.
+    """
+    labels = as_list(value)
+    if labels is None:
+        raise ValueError("nothing" if value is None or value == "" else f"{str(value)[:40]!r}")
+    item = getattr(feature, "feature", None)
+    names = item.names if isinstance(item, datasets.ClassLabel) else None
+    return list(dict.fromkeys(_label(label, names) for label in labels))
 
 
 def multi_label_names(table: Table, column: str) -> list[str]:
@@ -107,14 +117,11 @@ def strata(targets: Sequence[tuple[int, ...]]) -> list[int]:
     return np.where(there.any(axis=1), counts.argmin(axis=1), there.shape[1]).tolist()
 
 
-def _label(table: Table, column: str, row: int, label: Any, names: Sequence[str] | None) -> str:
+def _label(label: Any, names: Sequence[str] | None) -> str:
     if names is not None and isinstance(label, int) and 0 <= label < len(names):
         return names[label]
     if label is None or label != label or label == "" or (names is not None and label == -1):
-        raise ValueError(f"{table.name}: row {row} has an empty label in its list in {column!r}; take it out")
+        raise ValueError("a list with an empty label")
     if not isinstance(label, (str, int, float)):
-        raise ValueError(
-            f"{table.name}: row {row} has a {type(label).__name__} in its list in {column!r}, which is no label; "
-            "give text or numbers"
-        )
+        raise ValueError(f"a list with a {type(label).__name__}")
     return label_text(label)

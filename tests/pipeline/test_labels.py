@@ -49,11 +49,11 @@ def test_one_label_a_row_is_no_list(values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (['["a"]', "b"], r"row 1 has 'b' in 'label', where rows have lists .* in CSV as JSON, such as \[\"red\""),
+        (['["a"]', "b"], r"row 1 has 'b' in 'label'; rows here have lists .* in CSV as JSON, such as \[\"red\""),
         (['["a"]', ""], r"row 1 has nothing in 'label'.* or \[\] for no class"),
-        ([["a"], None], "row 1 has nothing in 'label'"),
-        ([["a"], [None]], "row 1 has an empty label in its list in 'label'; take it out"),
-        (['[{"a": 1}]'], "row 0 has a dict in its list in 'label', which is no label; give text or numbers"),
+        ([["a"], None], "row 1 has nothing in 'label'; rows here have lists"),
+        ([["a"], [None]], "row 1 has a list with an empty label in 'label'; rows here have lists of text or numbers"),
+        (['[{"a": 1}]'], "row 0 has a list with a dict in 'label'; rows here have lists of text or numbers"),
     ],
 )
 def test_what_is_no_list_of_labels_is_named_with_its_row(values, message):

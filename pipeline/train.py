@@ -208,6 +208,7 @@ def train(
             "model": None if model is None else str(model),
             "build": build,
             "rows": {"train": len(training_set), "validation": len(validation_set)},
+            "processes": fit.accelerator.num_processes,
             "run": asdict(config),
             "identity": identity,
             "start": fit.progress.start,

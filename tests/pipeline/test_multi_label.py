@@ -74,6 +74,7 @@ def test_it_learns_several_labels_and_says_so(trained, tagged):
     config = load_model(folder)[0].config
     assert config.problem_type == "multi_label_classification"
     assert config.thresholds == record["best"]["thresholds"]
+    assert config.thresholds != [0.5, 0.5, 0.5]
     assert "multi_label_classification" in (folder / "model" / "config.json").read_text()
     found = evaluate(folder, tagged, quiet=True)
     assert found["mean_average_precision"] >= 0.9

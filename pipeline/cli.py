@@ -341,7 +341,10 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a model on labelled pairs: accuracy, macro-F1, AUROC. The split is test if there are several."""
+    """Measure a model on labelled pairs: accuracy, macro-F1, AUROC; of lists of labels, F1 and mean average precision.
+
+    The split is test if there are several.
+    """
     with _reported(debug):
         from .evaluate import evaluate as run
         from .shown import evaluation_text

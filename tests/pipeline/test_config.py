@@ -6,10 +6,9 @@ import json
 import re
 
 import pytest
-from transformers import AutoConfig, BertConfig, DistilBertConfig
-
 from diptych.fusion import PATTERNS
 from diptych.pipeline.config import FORMAT_VERSION, FUSIONS, DiptychConfig
+from transformers import AutoConfig, BertConfig, DistilBertConfig
 
 TEXT = {
     "model_type": "bert",

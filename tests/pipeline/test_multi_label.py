@@ -9,13 +9,12 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import transformers
-from typer.testing import CliRunner
-
 from diptych import ImageTextClassifier, evaluate, train
 from diptych.pipeline.build import load_model, save_model
 from diptych.pipeline.classify_table import classify_table
 from diptych.pipeline.shown import evaluation_text, prediction_text
 from diptych.pipeline.transformers_task import TASK
+from typer.testing import CliRunner
 
 from ..conftest import build_tiny, picture
 from .test_train import run

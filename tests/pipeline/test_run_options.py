@@ -6,11 +6,10 @@ import importlib
 
 import pytest
 import torch
-from typer.testing import CliRunner
-
 from diptych.pipeline.cli import app
 from diptych.pipeline.fit import Fit
 from diptych.pipeline.losses import balanced_weights
+from typer.testing import CliRunner
 
 from .test_train import run
 

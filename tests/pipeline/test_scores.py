@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
-
 from diptych.pipeline.config import DiptychConfig
 from diptych.pipeline.scores import chosen, scores
+from torch import Tensor
 
 
 def config(labels: int) -> DiptychConfig:

@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
+from diptych.pipeline.fit import TrainConfig, out_of_patience
+from diptych.pipeline.stages import parameter_groups, schedule, unfreeze
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup
-
-from diptych.pipeline.fit import TrainConfig, out_of_patience
-from diptych.pipeline.stages import parameter_groups, schedule, unfreeze
 
 from ..conftest import build_tiny, picture
 from .test_train import run

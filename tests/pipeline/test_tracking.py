@@ -5,7 +5,6 @@ from __future__ import annotations
 import accelerate.tracking
 import pytest
 from accelerate.tracking import GeneralTracker
-
 from diptych.pipeline.fit import TrainConfig
 from diptych.pipeline.tracking import EVERY
 

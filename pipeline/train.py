@@ -99,7 +99,8 @@ def train(
         run.setdefault("unfreeze_image", None)
     config = TrainConfig(**run)
     aligning = config.objective == "align"
-    main = PartialState().is_main_process  # one of several processes speaks and writes
+    # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
+    main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process  # it alone speaks and writes
     if not main:
         say = _silence
     folder = writable_folder(out)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
 from .data import Table
@@ -25,13 +25,15 @@ _SIDES = re.compile(r"\b(left|right)(most|ward|wards|-hand)?\b", re.IGNORECASE)
 class Example:
     """One row, ready to be batched: pixel values (3, height, width) or None, text or None, class index or None.
 
+    Of a multi-label row the label is a tuple: for each class 1 if it is there, else 0.
+
     `image_id` and `text_id` are hashes of the contents, None unless asked for.
     """
 
     row: int
     pixel_values: Tensor | None
     text: str | None
-    label: int | None
+    label: int | tuple[int, ...] | None
     status: str
     reason: str
     image_id: int | None = None
@@ -73,25 +75,28 @@ class PairDataset(Dataset[Example]):
     Args:
         table: Its rows can be asked for by number.
         columns: Which columns to read.
-        labels: Class index of every row of the table; None if they have no labels.
+        labels: Class index of every row of the table, or a tuple as `Example` has; None if they have no labels.
         processor: Of the model.
         rows: Which rows to take, in this order; all if not given.
         augmentation: For training.
         ids: Whether to hash images and texts, so that equal ones can be told.
+        seed: Of the augmentation. What is drawn follows from it, the epoch and the row, whichever process
+            reads the row and whatever it has read before; `Order` gives the epoch.
     """
 
     def __init__(
         self,
         table: Table,
         columns: Columns,
-        labels: Sequence[int] | None,
+        labels: Sequence[int] | Sequence[tuple[int, ...]] | None,
         processor: DiptychProcessor,
         *,
         rows: Sequence[int] | None = None,
         augmentation: Augmentation | None = None,
         ids: bool = False,
+        seed: int = 0,
     ) -> None:
-        self.table, self.columns, self.labels, self.ids = table, columns, labels, ids
+        self.table, self.columns, self.labels, self.ids, self.seed = table, columns, labels, ids, seed
         self.rows = range(len(table.rows)) if rows is None else rows
         self.image_processor = processor.image_processor
         self.augmentation = augmentation
@@ -99,18 +104,56 @@ class PairDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int | tuple[int, int]) -> Example:
+        epoch, index = index if isinstance(index, tuple) else (0, index)
         row = self.rows[index]
         pair = read_pair(row, self.table.rows[row], self.columns, self.table.folder)
         pixel_values = None
         if pair.image is not None:
-            prepare = self.augmentation or self.image_processor.resize
-            pixel_values = self.image_processor.normalize(prepare(pair.image))
+            pixel_values = self.image_processor.normalize(self._prepare(pair.image, epoch, row))
         label = None if self.labels is None else self.labels[row]
         ids: tuple[int | None, int | None] = (None, None)
         if self.ids:
             ids = (content_id(pair.image.tobytes() if pair.image else b""), content_id((pair.text or "").encode()))
         return Example(row, pixel_values, pair.text, label, pair.status, pair.reason, *ids)
+
+    def _prepare(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
+        if self.augmentation is None:
+            return self.image_processor.resize(image)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the generator that all share
+            torch.default_generator.manual_seed(draw_seed(self.seed, "augmentation", epoch, row))
+            return self.augmentation(image)
+
+    def fingerprint(self) -> str:
+        """What tells these rows from others: their number, and a hash of labels and of a sample of the contents."""
+        found = hashlib.blake2b(digest_size=8)
+        labels = [None if self.labels is None else self.labels[row] for row in self.rows]
+        found.update(repr((list(self.rows), labels)).encode())
+        for index in range(0, len(self.rows), max(1, len(self.rows) // 16)):
+            row = self.rows[index]
+            pair = read_pair(row, self.table.rows[row], self.columns, self.table.folder)
+            found.update(pair.image.tobytes() if pair.image else b"")
+            found.update((pair.text or "").encode("utf-8", "surrogatepass"))
+        return f"{len(self.rows)} rows ({found.hexdigest()})"
+
+
+class Order(Sampler[tuple[int, int]]):
+    """The rows in an order that follows from the seed and the epoch alone, as (epoch, index) for `PairDataset`.
+
+    Args:
+        rows: How many there are.
+        seed: Of the run.
+    """
+
+    def __init__(self, rows: int, *, seed: int) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, 1
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, "order", self.epoch))
+        return iter([(self.epoch, index) for index in torch.randperm(self.rows, generator=generator).tolist()])
 
 
 class Collate:
@@ -124,7 +167,7 @@ class Collate:
         self.processor = processor
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
-        """The model's tensors, and `problems`: (row, status, reason) of rows that are not `ok`.
+        """The model's tensors, `rows`, their numbers, and `problems`: (row, status, reason) of rows that are not `ok`.
 
         With `labels`, `image_ids` and `text_ids`, (batch,) each, where the examples have them.
         """
@@ -133,6 +176,7 @@ class Collate:
             numbers = [getattr(e, name) for e in examples]
             if None not in numbers:
                 batch[f"{name}s"] = torch.tensor(numbers)
+        batch["rows"] = [e.row for e in examples]
         batch["problems"] = [(e.row, e.status, e.reason) for e in examples if e.status != "ok"]
         return batch
 
@@ -140,6 +184,11 @@ class Collate:
 def content_id(content: bytes) -> int:
     """A number of 63 bits, equal for equal contents."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
+
+
+def draw_seed(seed: int, *what: object) -> int:
+    """The seed of one draw, such as (seed, "order", epoch): the same wherever and whenever it is made."""
+    return content_id(repr((seed, *what)).encode())
 
 
 def speaks_of_sides(texts: Sequence[Any]) -> bool:

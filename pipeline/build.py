@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from ..encoders import IMAGE_ENCODERS, BertEncoder, ResNetEncoder
 from ..encoders.text import load_text_config, quiet_transformers
-from .config import DiptychConfig
+from .config import MULTI_LABEL, DiptychConfig
 from .model import DiptychModel
 from .processor import DiptychImageProcessor, DiptychProcessor
 
@@ -112,12 +112,15 @@ def load_tokenizer(name_or_folder: str | Path) -> Any:
         ) from error
 
 
-def load_model(name_or_folder: str | Path, *, labels: list[str] | None = None) -> tuple[DiptychModel, DiptychProcessor]:
+def load_model(
+    name_or_folder: str | Path, *, labels: list[str] | None = None, multi_label: bool = False
+) -> tuple[DiptychModel, DiptychProcessor]:
     """Load a saved model and its processor, from a folder (a run's or a model's) or the Hub, in eval mode.
 
     Args:
         name_or_folder: A model's folder, a run's folder, which holds one in `model/`, or a Hub id.
         labels: Give the model a new random head for these classes.
+        multi_label: With `labels`: a row may have any number of them.
 
     Raises:
         ValueError: There is no model of ours, or it is damaged; the message says what is there.
@@ -129,6 +132,7 @@ def load_model(name_or_folder: str | Path, *, labels: list[str] | None = None) -
             if labels is not None:
                 config.id2label = dict(enumerate(labels))
                 config.label2id = {name: index for index, name in enumerate(labels)}
+                config.problem_type, config.thresholds = MULTI_LABEL if multi_label else None, None
             model, info = DiptychModel.from_pretrained(
                 place, config=config, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
             )
@@ -192,6 +196,7 @@ def save_model(model: DiptychModel, processor: DiptychProcessor, folder: Path) -
         for file in beside.iterdir():
             file.chmod(0o644)
         old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)  # of a save that was killed at the line after the next rename
         if folder.exists():
             folder.rename(old)
         beside.rename(folder)
@@ -200,6 +205,15 @@ def save_model(model: DiptychModel, processor: DiptychProcessor, folder: Path) -
         raise OSError(f"{folder} cannot be written: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def tidy(folder: Path) -> None:
+    """Undo what a save that was killed left beside `folder`: half of a new one, or an old one out of its place."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _require_words(tokenizer: Any) -> None:

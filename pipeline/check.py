@@ -16,6 +16,7 @@ from .check_figures import contradictions, figures, leakage
 from .check_findings import ERRORS, WARNINGS, Checked, Finding, errors, in_order, warnings
 from .columns import find_columns
 from .data import Table, load_tables, pick_split
+from .labels import as_list, is_list, is_multi_label
 from .rows import Columns, read_text
 from .tables import RowWriter
 
@@ -66,8 +67,9 @@ def check(
     count_tokens = None
     if text_encoder is not None:
         count_tokens, max_length = _tokenizer(text_encoder, max_length)
-    vocabulary: dict[str, int] = {}
+    vocabulary: dict[Any, int] = {}
     parts: dict[str, Facts] = {}
+    multi_label = _has_lists(tables, training, columns)
     with ExitStack() as stack:
         writer = stack.enter_context(RowWriter(_beside(out, data))) if out is not None else None
         for name, table in tables.items():
@@ -76,6 +78,7 @@ def check(
                 columns,
                 vocabulary,
                 on_bad_row=_recorder(name, writer),
+                multi_label=multi_label,
                 count_tokens=count_tokens,
                 progress=_progress(name, table, quiet),
             )
@@ -112,14 +115,15 @@ def quick_check(tables: Mapping[str, Table], columns: Columns) -> list[str]:
         tables: By split, their rows to be asked for by number.
         columns: Which columns to read; a split that lacks one is left out.
     """
-    vocabulary: dict[str, int] = {}
+    vocabulary: dict[Any, int] = {}
     parts: dict[str, Facts] = {}
     lines: list[str] = []
+    training = "train" if "train" in tables else next(iter(tables))
+    multi_label = _has_lists(tables, training, columns)
     for split, table in tables.items():
         if {columns.text, columns.image} <= set(table.rows.features) and len(table):
-            parts[split] = _quick_facts(table, columns, vocabulary)
+            parts[split] = _quick_facts(table, columns, vocabulary, multi_label)
             lines += _lost_images(split, table, columns.image)
-    training = "train" if "train" in tables else next(iter(tables))
     if parts:
         shown = {name: table for name, table in tables.items() if name in parts}
         judged = Checked(parts, list(vocabulary), columns, *_training(shown, columns, training))
@@ -158,7 +162,20 @@ def _training(tables: Mapping[str, Table], columns: Columns, training: str) -> t
     if training not in tables:
         return None, None
     feature = (getattr(tables[training].rows, "features", None) or {}).get(columns.label)
+    feature = getattr(feature, "feature", feature)  # of a list of classes
     return training, list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+def _has_lists(tables: Mapping[str, Table], training: str, columns: Columns) -> bool:
+    """Whether labels are lists, told by the split that would be trained on if it is there."""
+    table = tables.get(training, next(iter(tables.values())))
+    features = getattr(table.rows, "features", None)
+    if columns.label is None or columns.label not in (features if features is not None else table.first or ()):
+        return False
+    if features is None or not hasattr(table.rows, "__getitem__"):  # read once, line by line
+        first = (table.first or {}).get(columns.label)
+        return as_list(first) is not None or (features is not None and is_list(features[columns.label]))
+    return is_multi_label(table, columns.label)
 
 
 def _tokenizer(text_encoder: str, max_length: int) -> tuple[CountTokens, int]:
@@ -207,7 +224,7 @@ def _progress(split: str, table: Table, quiet: bool) -> Callable[[Iterable[Any]]
     return progress
 
 
-def _quick_facts(table: Table, columns: Columns, vocabulary: dict[str, int]) -> Facts:
+def _quick_facts(table: Table, columns: Columns, vocabulary: dict[Any, int], multi_label: bool) -> Facts:
     hashes = np.fromiter((text_hash(read_text(text)[0]) for text in table.rows[columns.text]), dtype=np.uint64)
     feature = table.rows.features.get(columns.label)
     values = table.rows[columns.label] if feature is not None else [None] * len(hashes)
@@ -217,7 +234,7 @@ def _quick_facts(table: Table, columns: Columns, vocabulary: dict[str, int]) -> 
         texts=hashes,
         sizes=np.zeros((len(hashes), 2), dtype=np.uint64),
         lengths=np.zeros_like(hashes),
-        labels=np.array([label_code(value, feature, vocabulary) for value in values]),
+        labels=np.array([label_code(value, feature, vocabulary, multi_label=multi_label) for value in values]),
         statuses={"text_missing": missing} if missing else {},
     )
 

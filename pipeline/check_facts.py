@@ -18,6 +18,7 @@ import numpy as np
 
 from .columns import label_text
 from .data import Table
+from .labels import labels_in
 from .rows import Columns, read_pair
 
 NOT_BAD = ("ok", "text_truncated")
@@ -76,9 +77,10 @@ class Facts:
 def read_facts(
     table: Table,
     columns: Columns,
-    vocabulary: dict[str, int],
+    vocabulary: dict[Any, int],
     *,
     on_bad_row: BadRowFound,
+    multi_label: bool = False,
     count_tokens: CountTokens | None = None,
     progress: Callable[[Iterable[_Seen]], Iterable[_Seen]] = iter,
 ) -> Facts:
@@ -89,6 +91,7 @@ def read_facts(
         columns: Which columns to read.
         vocabulary: Class indices by label; grows by the labels that are new.
         on_bad_row: Told of every row of which a half cannot be used.
+        multi_label: Whether labels are lists.
         count_tokens: Lengths of texts in tokens; without it they are counted in words.
         progress: Wraps the rows, to show how far it is.
     """
@@ -110,7 +113,7 @@ def read_facts(
             texts.append(seen.text)
             sizes.extend(seen.size)
             lengths.append(_length(seen.words, count_tokens))
-            labels.append(label_code(seen.label, feature, vocabulary))
+            labels.append(label_code(seen.label, feature, vocabulary, multi_label=multi_label))
             statuses[seen.status] += 1
             if seen.status not in NOT_BAD:
                 on_bad_row(seen.row, seen.status, seen.reason)
@@ -151,8 +154,15 @@ def joined(parts: Iterable[Facts]) -> Facts:
     )
 
 
-def label_code(value: Any, feature: Any, vocabulary: dict[str, int]) -> int:
-    """Index of the label that `value` holds, read as training reads it."""
+def label_code(value: Any, feature: Any, vocabulary: dict[Any, int], *, multi_label: bool = False) -> int:
+    """Index of the label that `value` holds, read as training reads it; of a list of labels as one, a sorted tuple."""
+    if multi_label:
+        if value is None or value == "":
+            return NO_LABEL
+        try:
+            return vocabulary.setdefault(tuple(sorted(labels_in(value, feature))), len(vocabulary))
+        except ValueError:
+            return ODD_LABEL
     if isinstance(feature, datasets.ClassLabel):
         value = feature.names[value] if value is not None and value >= 0 else None
     if value is None or value != value or value == "":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -16,7 +17,7 @@ HUGE = 25_000_000
 """Pixels, above which decoding a picture takes longer than classifying it."""
 
 
-def figures(facts: Facts, names: Sequence[str], *, unit: str, max_length: int | None) -> dict[str, Any]:
+def figures(facts: Facts, names: Sequence[Any], *, unit: str, max_length: int | None) -> dict[str, Any]:
     """Counts of a split's rows, images, texts and labels.
 
     Args:
@@ -72,11 +73,18 @@ def figures(facts: Facts, names: Sequence[str], *, unit: str, max_length: int | 
     }
 
 
-def class_counts(facts: Facts, names: Sequence[str]) -> dict[str, int]:
-    """Rows by label, the largest class first."""
+def class_counts(facts: Facts, names: Sequence[Any]) -> dict[str, int]:
+    """Rows by label, the largest class first; a row of several labels counts with each of them."""
     codes, counts = np.unique(facts.labels[facts.labels >= 0], return_counts=True)
-    found = {names[code]: int(count) for code, count in zip(codes, counts, strict=True)}
+    found: Counter[str] = Counter()
+    for code, count in zip(codes, counts, strict=True):
+        found.update(dict.fromkeys(each_label(names[code]), int(count)))
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def each_label(name: Any) -> tuple[str, ...]:
+    """The labels of a class index's name: itself, or those of a tuple."""
+    return name if isinstance(name, tuple) else (name,)
 
 
 def leakage(parts: Mapping[str, Facts]) -> list[dict[str, Any]]:
@@ -93,7 +101,7 @@ def leakage(parts: Mapping[str, Facts]) -> list[dict[str, Any]]:
     return found
 
 
-def contradictions(parts: Mapping[str, Facts], names: Sequence[str]) -> dict[str, Any]:
+def contradictions(parts: Mapping[str, Facts], names: Sequence[Any]) -> dict[str, Any]:
     """Rows that have the same image and text, and different labels, over all splits."""
     whole = joined(parts.values())
     splits = list(parts)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .check_facts import NO_LABEL, NOT_BAD, ODD_LABEL, Facts, joined
-from .check_figures import HUGE, TINY, class_counts, contradictions, leakage, repeats
+from .check_figures import HUGE, TINY, class_counts, contradictions, each_label, leakage, repeats
 from .rows import Columns
 
 LOPSIDED = 20
@@ -68,7 +68,7 @@ class Checked:
 
     Attributes:
         parts: Facts by split.
-        names: Labels by class index.
+        names: Labels by class index; tuples where rows have several.
         columns: Where they were read.
         training: The split that would be trained on, if it is among `parts`.
         classes: Labels that the training split declares; None if its rows tell.
@@ -76,11 +76,16 @@ class Checked:
     """
 
     parts: Mapping[str, Facts]
-    names: Sequence[str]
+    names: Sequence[Any]
     columns: Columns
     training: str | None
     classes: Collection[str] | None = None
     max_length: int | None = None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether rows have lists of labels."""
+        return any(isinstance(name, tuple) for name in self.names)
 
 
 def in_order(findings: Iterable[Finding], codes: Sequence[str]) -> list[dict[str, Any]]:
@@ -101,11 +106,13 @@ def errors(checked: Checked) -> Iterator[Finding]:
     if training is None or columns.label is None or not len(checked.parts[training]):
         return
     total, counts = len(checked.parts[training]), class_counts(checked.parts[training], checked.names)
-    if len(counts) == 1:
-        label = next(iter(counts))
+    found = checked.parts[training].labels
+    kinds, sizes = np.unique(found[found >= 0], return_counts=True)
+    if len(kinds) == 1:
+        label = checked.names[kinds[0]]
         message = f"{training}: all rows have the label {label!r} in {columns.label!r}, so that nothing can be learned"
         yield Finding("one_label", training, total, f"{message}: is it the right column?")
-    elif counts and max(counts.values()) == 1 and "validation" not in checked.parts:
+    elif counts and max(counts.values()) == max(sizes) == 1 and "validation" not in checked.parts:
         message = f"{training} has one row for each label, so that nothing can be held out: give a validation split"
         yield Finding("nothing_to_hold_out", training, total, f"{message}, or is {columns.label!r} the right column?")
 
@@ -150,14 +157,19 @@ def _bad_labels(split: str, facts: Facts, checked: Checked) -> Iterator[Finding]
         yield Finding("labels_missing", split, len(none), message + "give them one or take them out")
     if len(odd):
         message = f"{split}: {_share(len(odd), total, 'row')} have something in {column!r} that is no label, "
-        yield Finding("odd_labels", split, len(odd), f"{message}row {odd[0]} first: give text or numbers")
+        ask = "give lists of text or numbers" if checked.multi_label else "give text or numbers"
+        yield Finding("odd_labels", split, len(odd), f"{message}row {odd[0]} first: {ask}")
+    if checked.multi_label and split == "validation" and not class_counts(facts, checked.names):
+        message = f"{split}: no row has a label in {column!r}, so that nothing can be measured: add rows that have"
+        yield Finding("labels_missing", split, total, message)
     known = _known(checked)
     if known is None or split == checked.training:
         return
-    codes = [code for code, name in enumerate(checked.names) if name not in known]
+    codes = [code for code, name in enumerate(checked.names) if not known.issuperset(each_label(name))]
     rows = np.flatnonzero(np.isin(facts.labels, codes))
     if len(rows):
-        unknown = list(dict.fromkeys(checked.names[code] for code in facts.labels[rows]))
+        found = (label for code in facts.labels[rows] for label in each_label(checked.names[code]))
+        unknown = list(dict.fromkeys(label for label in found if label not in known))
         message = f"{split}: {_share(len(rows), total, 'row')} have a label that {checked.training} lacks, row "
         message += f"{rows[0]} first ({_listed(unknown)}): add rows of it to {checked.training}, or take these out"
         yield Finding("unknown_labels", split, len(rows), message)
@@ -168,11 +180,11 @@ def _may_lack_labels(split: str, checked: Checked) -> bool:
     return checked.training != split and split != "validation"
 
 
-def _known(checked: Checked) -> Collection[str] | None:
+def _known(checked: Checked) -> set[str] | None:
     """Labels that a model trained on this data knows; None if the split that tells was not read."""
     if checked.training is None:
         return None
-    return checked.classes or class_counts(checked.parts[checked.training], checked.names)
+    return set(checked.classes or class_counts(checked.parts[checked.training], checked.names))
 
 
 def _bad_rows(whole: Facts) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from .predictions import Prediction, output_columns, output_row
 from .processor import DiptychProcessor
 from .rank import Ranked, rank
 from .rows import BadRow, Columns, Pair, UnreadableRow, read_pair
-from .scores import scores
+from .scores import chosen, scores
 
 ON_BAD_ROW = ("mask", "skip", "error")
 _NOT_GIVEN: Any = object()
@@ -217,10 +217,9 @@ class ImageTextClassifier:
             words = batch["attention_mask"].sum(dim=1).tolist()
             whole = {pair.row for pair, count in zip(usable, words, strict=True) if count < self.processor.max_length}
             for pair, row, (image_weight, text_weight) in zip(usable, rows, weights, strict=True):
-                best = max(range(len(row)), key=row.__getitem__)
                 found[pair.row] = {
-                    "label": self.labels[best],
-                    "score": row[best],
+                    "label": chosen(row, self.model.config),
+                    "score": max(row),
                     "scores": dict(zip(self.labels, row, strict=True)),
                     "image_weight": image_weight,
                     "text_weight": text_weight,

@@ -69,7 +69,8 @@ def classify_table(
     classifier = ImageTextClassifier.from_pretrained(model)
     counts: Counter[str] = Counter()
     table = replace(table, rows=_readable(table))
-    with RowWriter(out, labels=classifier.labels) as writer:
+    multi_label = classifier.model.config.multi_label
+    with RowWriter(out, labels=classifier.labels, multi_label=multi_label) as writer:
         rows = classifier.table_stream(table, columns, batch_size=batch_size, on_bad_row=on_bad_row)
         try:
             for row in tqdm(rows, desc="classify", unit="row", disable=True if quiet or out == "-" else None):

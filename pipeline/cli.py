@@ -66,6 +66,13 @@ class Objective(str, Enum):
     align = "align"
 
 
+class ClassWeights(str, Enum):
+    """How classes count in the loss."""
+
+    none = "none"
+    balanced = "balanced"
+
+
 class Precision(str, Enum):
     """Number format of training."""
 
@@ -217,6 +224,21 @@ def train(
         typer.Option(help="Parts of the image trunk that train, from the top: a number or all. 0, or all if random."),
     ] = None,
     unfreeze_text: Annotated[str, typer.Option(help="Likewise of the text trunk.")] = "0",
+    unfreeze_at: Annotated[int, typer.Option(help="Epoch from which these parts train.")] = 1,
+    layer_decay: Annotated[
+        float, typer.Option(help="Rate of each part of a pretrained trunk, as a share of that of the part above.")
+    ] = 1.0,
+    class_weights: Annotated[
+        ClassWeights, typer.Option(help="Let every row count the same in the loss, or every class.")
+    ] = ClassWeights.none,
+    focal_gamma: Annotated[
+        float, typer.Option(help="How much less rows count that are told well already; 0 is off, 2 usual.")
+    ] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="Share of each target spread over all classes.")] = 0.0,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one.")] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Log to tensorboard, or to another tracker that Accelerate knows.")
+    ] = None,
     flip: Annotated[
         bool | None,
         typer.Option(
@@ -231,6 +253,15 @@ def train(
     precision: Annotated[Precision, typer.Option(help="Number format; no is 32 bits.")] = Precision.no,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes per device that prepare rows.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest whole checkpoint.")
+    ] = False,
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps from one checkpoint to the next; 0 counts none.")] = 0,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes from one to the next; 0 uses no clock.")] = 15.0,
+    keep: Annotated[int, typer.Option(help="How many checkpoints stay.")] = 2,
+    skip_nonfinite: Annotated[
+        bool, typer.Option("--skip-nonfinite", help="Leave out steps whose loss is not finite, instead of stopping.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -273,12 +304,24 @@ def train(
             learning_rate=learning_rate,
             encoder_learning_rate=encoder_learning_rate,
             unfreeze_text=_parts(unfreeze_text, "--unfreeze-text"),
+            unfreeze_at=unfreeze_at,
+            layer_decay=layer_decay,
+            class_weights=class_weights.value,
+            focal_gamma=focal_gamma,
+            label_smoothing=label_smoothing,
+            patience=patience,
+            tracker=tracker,
             flip=flip,
             crop=crop,
             colour=colour,
             precision=precision.value,
             seed=seed,
             workers=workers,
+            resume=resume,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint_minutes=checkpoint_minutes,
+            keep=keep,
+            skip_nonfinite=skip_nonfinite,
             **options,
         )
         if as_json:
@@ -298,7 +341,10 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a model on labelled pairs: accuracy, macro-F1, AUROC. The split is test if there are several."""
+    """Measure a model on labelled pairs: accuracy, macro-F1, AUROC; of lists of labels, F1 and mean average precision.
+
+    The split is test if there are several.
+    """
     with _reported(debug):
         from .evaluate import evaluate as run
         from .shown import evaluation_text
@@ -471,11 +517,13 @@ def _reported(debug: bool) -> Iterator[None]:
             raise
         print(f"diptych: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:  # a run that saved itself says what and how to go on
         if debug:
             raise
-        print("diptych: interrupted", file=sys.stderr)
-        raise typer.Exit(130) from None
+        told, code = str(interrupt), getattr(interrupt, "code", 130)
+        if told or code == 130:
+            print(f"diptych: {told or 'interrupted'}", file=sys.stderr)
+        raise typer.Exit(code) from None
 
 
 def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | Path, as_json: bool) -> None:

@@ -66,8 +66,8 @@ def find_columns(
         image = _choose(table, "image", of("image"), _IMAGE_NAMES, anonymous=True) if of("image") else None
         image = image or _choose(table, "image", of("string"), _IMAGE_NAMES)
     if label is None and need_label:
-        label = _named(of("class", "string", "integer"), _LABEL_NAMES)
-        label = label or _choose(table, "label", of("class"), _LABEL_NAMES, anonymous=True)
+        label = _named(of("class", "classes", "string", "integer", "list"), _LABEL_NAMES)
+        label = label or _choose(table, "label", of("class", "classes"), _LABEL_NAMES, anonymous=True)
     if text is None:
         texts = [name for name in of("string") if name.lower() not in _LABEL_NAMES] or of("string")
         text = _choose(table, "text", texts, _TEXT_NAMES)  # by name only: the one text column left may be an id
@@ -101,7 +101,12 @@ def label_names(table: Table, column: str) -> list[str]:
     feature = table.rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
-    names = set(label_values(table, column))
+    return sort_labels(set(label_values(table, column)))
+
+
+def sort_labels(names: Iterable[str]) -> list[str]:
+    """Label names in their order: numbers by value, if all are, else by spelling."""
+    names = set(names)
     if all(re.fullmatch("-?[0-9]+", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))  # '7' and '07' are two labels of one value
     return sorted(names)
@@ -126,7 +131,7 @@ def label_ids(table: Table, column: str, names: Sequence[str]) -> list[int]:
 
 
 def _kinds(table: Table) -> dict[str, str]:
-    """Every column's kind: image, class, string, integer or other."""
+    """Every column's kind: image, class, string, integer, a list of classes or of others, or other."""
     features = getattr(table.rows, "features", None)
     if features is not None:
         return {name: _feature_kind(feature) for name, feature in features.items()}
@@ -140,6 +145,8 @@ def _feature_kind(feature: Any) -> str:
         return "image"
     if isinstance(feature, datasets.ClassLabel):
         return "class"
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return "classes" if isinstance(feature.feature, datasets.ClassLabel) else "list"
     if isinstance(feature, Mapping):
         return "image" if set(feature) == {"bytes", "path"} else "other"
     dtype = getattr(feature, "dtype", "")
@@ -155,6 +162,8 @@ def _value_kind(value: Any) -> str:
         return "string"
     if isinstance(value, (bool, int)):
         return "integer"
+    if isinstance(value, list):
+        return "list"
     is_image = isinstance(value, bytes) or hasattr(value, "getbands") or hasattr(value, "__array__")
     return "image" if is_image or (isinstance(value, dict) and set(value) == {"bytes", "path"}) else "other"
 

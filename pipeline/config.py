@@ -11,6 +11,12 @@ from ..fusion import check_pattern
 FORMAT_VERSION = 2
 """Version of the saved folder. A model of a later version is refused, an earlier one is read."""
 
+MULTI_LABEL = "multi_label_classification"
+"""The `problem_type` of a model whose rows have any number of labels, as transformers names it."""
+
+DEFAULT_THRESHOLD = 0.5
+"""Score from which a multi-label class is there, where none was chosen."""
+
 FUSIONS = ("cross-modal", "self-attention", "bilinear", "concat", "mlp")
 
 
@@ -38,6 +44,8 @@ class DiptychConfig(PreTrainedConfig):
             the other (`fusion.balance_loss`); 0 switches it off.
         alignment_weight: Weight in the training loss of contrastive alignment (`fusion.Alignment`);
             at 0 the model has none, and cannot rank.
+        thresholds: Of a multi-label model (`problem_type` is `multi_label_classification`): the score of each
+            class from which it is there, chosen on validation; None is 0.5 for all.
         format_version: Version of the saved folder.
         id2label: From class index to label name.
 
@@ -62,6 +70,7 @@ class DiptychConfig(PreTrainedConfig):
     modality_dropout: float = 0.3
     balance: float = 0.5
     alignment_weight: float = 0.0
+    thresholds: Any = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -96,12 +105,34 @@ class DiptychConfig(PreTrainedConfig):
                 f"hidden_size is {self.hidden_size}; "
                 f"it must be a multiple of 4 and of fusion_heads ({self.fusion_heads})"
             )
+        if self.problem_type == "regression":
+            raise ValueError(f"problem_type is 'regression', which Diptych does not do; choose {MULTI_LABEL} or None")
+        if self.thresholds is not None:
+            self.set_thresholds(self.thresholds)
         for name in ("balance", "alignment_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("dropout", "modality_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row has any number of labels, none among them."""
+        return self.problem_type == MULTI_LABEL
+
+    def set_thresholds(self, thresholds: Any) -> None:
+        """Choose the score of each class from which it is there.
+
+        Raises:
+            ValueError: The model is not multi-label, or they are not one number between 0 and 1 for each class.
+        """
+        thresholds = list(thresholds)
+        if not self.multi_label:
+            raise ValueError(f"thresholds go with problem_type {MULTI_LABEL}; problem_type is {self.problem_type!r}")
+        if len(thresholds) != self.num_labels or not all(0 <= t <= 1 for t in thresholds):
+            raise ValueError(f"thresholds is {thresholds}; give one from 0 to 1 for each of {self.num_labels} labels")
+        self.thresholds = thresholds
 
     @property
     def labels(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -14,8 +15,10 @@ from tqdm.auto import tqdm
 from .batches import Collate, PairDataset
 from .build import load_model
 from .columns import find_columns, label_ids
+from .config import DEFAULT_THRESHOLD, DiptychConfig
 from .data import load_tables, pick_split
-from .metrics import classification_metrics
+from .labels import multi_label_targets
+from .metrics import best_thresholds, classification_metrics, multi_label_metrics
 from .model import require_classes
 from .scores import scores
 
@@ -31,7 +34,7 @@ def evaluate(
     batch_size: int = 64,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Accuracy, macro-F1 and AUROC of a saved model on both halves and on each alone, and its modality weights.
+    """How good a saved model is on both halves and on each alone, and its modality weights.
 
     Args:
         model: A run's or a model's folder, or a Hub id.
@@ -54,7 +57,8 @@ def evaluate(
     tables = load_tables(data)
     table = pick_split(tables, split, default="test")
     columns = find_columns(table, image=image_column, text=text_column, label=label_column)
-    labels = label_ids(table, str(columns.label), classifier.config.labels)
+    read_labels = multi_label_targets if classifier.config.multi_label else label_ids
+    labels = read_labels(table, str(columns.label), classifier.config.labels)
     accelerator = Accelerator()
     dataset = PairDataset(table, columns, labels, processor)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=Collate(processor))
@@ -65,7 +69,13 @@ def evaluate(
 
 @torch.inference_mode()
 def measure(
-    model: Any, loader: Any, accelerator: Accelerator, *, quiet: bool = True, each_half: bool = False
+    model: Any,
+    loader: Any,
+    accelerator: Accelerator,
+    *,
+    quiet: bool = True,
+    each_half: bool = False,
+    choose_thresholds: bool = False,
 ) -> dict[str, Any]:
     """Metrics over all rows of `loader`, each counted once however many processes share them.
 
@@ -78,13 +88,15 @@ def measure(
         accelerator: Of the run.
         quiet: Show no progress bar.
         each_half: Whether to measure each half alone as well, the other taken away from every row.
+        choose_thresholds: Whether to choose a multi-label model's thresholds on these rows, in place of its own.
 
     Returns:
-        `accuracy`, `macro_f1`, `auroc`, `loss`; `image_weight` and `text_weight`, means over the rows
-        (None if the model learns none), `image_weight_spread`, their standard deviation, and
-        `image_weight_by_class`, the mean over the rows of each label; `without_prediction` and
-        `one_half`, counts of rows. With `each_half` also `text_only` and `image_only`: `rows` that have that
-        half, and the first four figures of them.
+        `accuracy`, `macro_f1`, `auroc`, `loss`; of a multi-label model `micro_f1`, `macro_f1`,
+        `mean_average_precision`, `loss` and the `thresholds` that F1 is measured with; `image_weight` and
+        `text_weight`, means over the rows (None if the model learns none), `image_weight_spread`, their
+        standard deviation, and `image_weight_by_class`, the mean over the rows of each label;
+        `without_prediction` and `one_half`, counts of rows. With `each_half` also `text_only` and
+        `image_only`: `rows` that have that half, and the first figures of them.
     """
     was_training = model.training
     model.eval()
@@ -110,17 +122,35 @@ def measure(
     kept = {name: torch.cat(tensors) for name, tensors in parts.items()}
     image_there, text_there = kept["present"].unbind(dim=1)
 
-    def figures(name: str, rows: Tensor) -> dict[str, Any]:
-        return classification_metrics(scores(kept[name][rows], plain.config).numpy(), kept["labels"][rows].numpy())
+    config, usable = plain.config, image_there | text_there
+    thresholds = None
+    if config.multi_label:
+        thresholds = config.thresholds or [DEFAULT_THRESHOLD] * config.num_labels
+        if choose_thresholds:
+            found_scores = scores(kept["both"][usable], config)
+            thresholds = best_thresholds(found_scores.numpy(), kept["labels"][usable].numpy())
 
-    usable = image_there | text_there
-    metrics = figures("both", usable) | _weight_figures(kept, usable, plain.config.labels)
+    def figures(name: str, rows: Tensor) -> dict[str, Any]:
+        return _figures(kept[name][rows], kept["labels"][rows], config, thresholds)
+
+    metrics = figures("both", usable) | _weight_figures(kept, usable, config.labels)
+    if thresholds is not None:
+        metrics["thresholds"] = thresholds
     metrics["without_prediction"] = int((~usable).sum())
     metrics["one_half"] = int((image_there ^ text_there).sum())
     if each_half:
         for name, rows in (("text_only", text_there), ("image_only", image_there)):
             metrics[name] = {"rows": int(rows.sum()), **(figures(name, rows) if bool(rows.any()) else {})}
     return metrics
+
+
+def _figures(logits: Tensor, labels: Tensor, config: DiptychConfig, thresholds: list[float] | None) -> dict[str, Any]:
+    found, truth = scores(logits, config).numpy(), labels.numpy()
+    return (
+        classification_metrics(found, truth)
+        if thresholds is None
+        else multi_label_metrics(found, truth.astype(int), np.array(thresholds))
+    )
 
 
 def _weight_figures(kept: dict[str, Tensor], usable: Tensor, names: list[str]) -> dict[str, Any]:
@@ -130,6 +160,10 @@ def _weight_figures(kept: dict[str, Tensor], usable: Tensor, names: list[str]) -
         return dict.fromkeys(keys)
     weights, labels = kept["weights"][usable], kept["labels"][usable]
     image_weights = weights[:, 0]
-    by_class = {names[index]: float(image_weights[labels == index].mean()) for index in labels.unique().tolist()}
+    if labels.dim() == 2:  # multi-label: a row counts with each of its classes
+        rows_of = {name: labels[:, index] > 0 for index, name in enumerate(names)}
+    else:
+        rows_of = {name: labels == index for index, name in enumerate(names)}
+    by_class = {name: float(image_weights[rows].mean()) for name, rows in rows_of.items() if bool(rows.any())}
     mean = weights.mean(dim=0).tolist()
     return dict(zip(keys, (*mean, float(image_weights.std(correction=0)), by_class), strict=True))

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import get_cosine_schedule_with_warmup
 
-from .batches import Collate, PairDataset
+from .batches import Collate, Order, PairDataset, draw_seed
 from .build import save_model
+from .checkpoints import Checkpoints, Progress
 from .evaluate import measure
+from .losses import CLASS_WEIGHTS
 from .model import DiptychModel
 from .processor import DiptychProcessor
 from .rank import measure_ranking
+from .stages import parameter_groups, schedule, unfreeze
+from .stopping import StopSignals, Watch, leave_signals_to_the_main_process
+from .tracking import Tracking, check_tracker
 
 PRECISIONS = ("no", "fp16", "bf16")
 OBJECTIVES = {"classify": "accuracy", "align": "image_to_text_recall_at_10"}
 """What is trained for, and the figure by which the best epoch is chosen."""
+MULTI_LABEL_BEST = "mean_average_precision"
+"""That figure of a multi-label model: unlike F1 it needs no thresholds, which are chosen on the rows that it judges."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,13 @@ class TrainConfig:
         unfreeze_image: Parts of a pretrained image trunk that train, counted from the top; None
             for all.
         unfreeze_text: Likewise of the text trunk.
+        unfreeze_at: Epoch from which these parts train; pretrained trunks stand still before it.
+        layer_decay: What each part of a pretrained trunk learns at, as a share of the rate of the part above.
+        class_weights: `balanced` lets every class count the same in the loss, `none` every row.
+        focal_gamma: How much less rows count in the loss that are told well already; 0 switches it off.
+        label_smoothing: Share of each target that is spread over all classes.
+        patience: Stop after so many epochs without a better one, not counting those before `unfreeze_at`.
+        tracker: Whom to tell the figures of every epoch, such as `tensorboard`; any that Accelerate knows.
         flip: Mirror training pictures; None mirrors unless the texts speak of left or right.
         crop: Cut training pictures at random.
         colour: Change brightness, contrast and saturation of training pictures.
@@ -53,6 +66,10 @@ class TrainConfig:
         seed: Of weights, order, augmentation and dropout.
         validation_share: Of the training rows, held out where the data has no validation split.
         workers: Processes per device that read and prepare rows; 0 reads in the training process.
+        checkpoint_steps: Optimizer steps from one checkpoint to the next; 0 counts none.
+        checkpoint_minutes: Minutes from one to the next; 0 never looks at the clock.
+        keep: How many checkpoints stay, the newest.
+        skip_nonfinite: Leave out, and count, steps whose loss or gradient is not finite; else one ends the run.
     """
 
     objective: str = "classify"
@@ -66,6 +83,13 @@ class TrainConfig:
     clip: float = 1.0
     unfreeze_image: int | None = 0
     unfreeze_text: int | None = 0
+    unfreeze_at: int = 1
+    layer_decay: float = 1.0
+    class_weights: str = "none"
+    focal_gamma: float = 0.0
+    label_smoothing: float = 0.0
+    patience: int | None = None
+    tracker: str | None = None
     flip: bool | None = None
     crop: bool = True
     colour: bool = True
@@ -73,17 +97,43 @@ class TrainConfig:
     seed: int = 0
     validation_share: float = 0.1
     workers: int = 0
+    checkpoint_steps: int = 0
+    checkpoint_minutes: float = 15.0
+    keep: int = 2
+    skip_nonfinite: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0)):
-            if getattr(self, name) < least:
+        counts = {"epochs": 1, "batch_size": 1, "accumulate": 1, "workers": 0, "unfreeze_at": 1, "patience": 1}
+        counts |= {"checkpoint_steps": 0, "keep": 1}
+        for name, least in {**counts, "focal_gamma": 0, "checkpoint_minutes": 0}.items():
+            if getattr(self, name) is not None and not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name in ("learning_rate", "encoder_learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup", "validation_share"):
+        for name in ("warmup", "validation_share", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
+        if self.class_weights not in CLASS_WEIGHTS:
+            raise ValueError(f"class_weights is {self.class_weights!r}; choose one of {', '.join(CLASS_WEIGHTS)}")
+        if self.unfreeze_at > self.epochs:
+            raise ValueError(
+                f"unfreeze_at is {self.unfreeze_at}, after the last of {self.epochs} epochs; choose an earlier one"
+            )
+        if self.objective == "align":
+            for name, off in (("class_weights", "none"), ("focal_gamma", 0.0), ("label_smoothing", 0.0)):
+                if getattr(self, name) != off:
+                    raise ValueError(f"{name} is {getattr(self, name)!r}, but to align needs no classes; leave it out")
+        for name in ("unfreeze_at", "layer_decay"):
+            if getattr(self, name) != 1 and self.unfreeze_image == self.unfreeze_text == 0:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but no part of a trunk trains: choose some by unfreeze_image or "
+                    "unfreeze_text"
+                )
+        if self.tracker is not None:
+            check_tracker(self.tracker)
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective is {self.objective!r}; choose one of {', '.join(OBJECTIVES)}")
         if self.precision not in PRECISIONS:
@@ -120,15 +170,38 @@ class Fit:
         self.accelerator = Accelerator(
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulate,
+            log_with=config.tracker,
+            project_dir=folder.parent / "logs",
             kwargs_handlers=[unused],
         )
         self.measure = measure_ranking if config.objective == "align" else measure
-        self.best = OBJECTIVES[config.objective]
-        self.problems: dict[str, int] = {}
-        self.start: dict[str, Any] = {}
+        self.best = MULTI_LABEL_BEST if model.config.multi_label else OBJECTIVES[config.objective]
+        self.measuring = {"quiet": quiet, **({"choose_thresholds": True} if model.config.multi_label else {})}
+        self.progress = Progress()
 
-    def run(self, training: PairDataset, validation: PairDataset) -> list[dict[str, Any]]:
-        """Train for all epochs; what each one cost and gave."""
+    def run(
+        self,
+        training: PairDataset,
+        validation: PairDataset,
+        *,
+        resume: bool = False,
+        identity: dict[str, Any] | None = None,
+        note: Callable[[], None] = lambda: None,
+    ) -> list[dict[str, Any]]:
+        """Train for all epochs; what each one cost and gave.
+
+        Args:
+            training: Rows to learn from.
+            validation: Rows to choose the best epoch by.
+            resume: Go on from the newest whole checkpoint, if there is one.
+            identity: What must be the same for that, by name.
+            note: Called whenever there is something new to record.
+
+        Raises:
+            Interrupted: A signal came; where the run stands is saved.
+            ValueError: The options don't fit together, or a loss or gradient is not finite.
+            OSError: A checkpoint or the model cannot be written.
+        """
         accelerator, config = self.accelerator, self.config
         share = config.accumulate * accelerator.num_processes
         if config.batch_size % share:
@@ -138,8 +211,9 @@ class Fit:
             )
         options: dict[str, Any] = {"collate_fn": Collate(self.processor), "num_workers": config.workers}
         options |= {"batch_size": config.batch_size // share, "persistent_workers": config.workers > 0}
-        order = torch.Generator().manual_seed(config.seed)
-        loader = DataLoader(training, shuffle=True, generator=order, **options)
+        options["worker_init_fn"] = leave_signals_to_the_main_process
+        order = Order(len(training), seed=config.seed)
+        loader = DataLoader(training, sampler=order, **options)
         optimizer = torch.optim.AdamW(
             parameter_groups(self.model, config), weight_decay=config.weight_decay, fused=True
         )
@@ -147,59 +221,134 @@ class Fit:
             self.model, optimizer, loader, DataLoader(validation, **options)
         )
         steps = config.epochs * -(-len(loader) // config.accumulate)
-        schedule = get_cosine_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
-        self.start = self.measure(model, validation_loader, accelerator, quiet=self.quiet)
-        self.say(f"before training: {self.best} {self.start[self.best]:.4f}")
-        history: list[dict[str, Any]] = []
-        best = (-1.0, 0.0)  # of two epochs that score the same the one of the lower loss
-        for epoch in range(1, config.epochs + 1):
-            started = time.perf_counter()
-            try:
-                loss = self._epoch(model, optimizer, schedule, loader, epoch)
-            except KeyboardInterrupt:
-                if history:
-                    self.say(f"interrupted in epoch {epoch}; the best epoch before it is in {self.folder}")
-                raise
-            seconds = time.perf_counter() - started
-            metrics = self.measure(model, validation_loader, accelerator, quiet=self.quiet)
-            history.append({"epoch": epoch, "train_loss": loss, "seconds": round(seconds, 1), **metrics})
-            self.say(_table_row(history[-1], heading=epoch == 1))
-            if rank_epoch(history[-1], self.best) > best:
-                best = rank_epoch(history[-1], self.best)
-                if accelerator.is_main_process:
-                    save_model(accelerator.unwrap_model(model), self.processor, self.folder)
-            accelerator.wait_for_everyone()
-        if self.problems:
-            counts = ", ".join(f"{count} {status}" for status, count in self.problems.items())
+        rates = schedule(optimizer, steps=steps, warmup=config.warmup, epochs=config.epochs)
+        self.tracking = Tracking(accelerator, asdict(config))
+        checkpoints = Checkpoints(
+            self.folder.parent / "checkpoints",
+            accelerator,
+            identity=identity or {},
+            model=model,
+            optimizer=optimizer,
+            schedule=rates,
+            keep=config.keep,
+            say=self.say,
+        )
+        progress = self.progress = (checkpoints.load() if resume else None) or Progress()
+        with StopSignals(processes=accelerator.num_processes) as signals:
+            watch = Watch(
+                accelerator,
+                checkpoints,
+                signals,
+                steps=config.checkpoint_steps,
+                minutes=config.checkpoint_minutes,
+            )
+            if not progress.start:
+                progress.start = self.measure(model, validation_loader, accelerator, **self.measuring)
+            self.say(f"before training: {self.best} {progress.start[self.best]:.4f}")
+            note()
+            for epoch in range(progress.epoch, config.epochs + 1):
+                if unfreeze(self.model, config, epoch):
+                    self.say(f"epoch {epoch}: the chosen parts of pretrained trunks train from here on")
+                order.epoch = epoch
+                loss = self._epoch(model, optimizer, rates, loader, watch)
+                metrics = self.measure(model, validation_loader, accelerator, **self.measuring)
+                seconds = round(progress.seconds, 1)
+                progress.end_epoch({"epoch": epoch, "train_loss": loss, "seconds": seconds, **metrics})
+                self._close(model, metrics)
+                note()
+                if epoch < config.epochs:
+                    if out_of_patience(progress.history, self.best, config):
+                        self.say(f"stopped after epoch {epoch}: {config.patience} without a better one (--patience)")
+                        break
+                    watch.agree()  # a signal may have come while the epoch was measured
+                    watch.checkpoint(progress)
+        self.tracking.end()
+        if progress.problems:
+            counts = ", ".join(f"{count} {status}" for status, count in progress.problems.items())
             self.say(f"rows that were not whole, in all epochs together: {counts}")
-        return history
+        return progress.history
 
-    def _epoch(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, epoch: int) -> float:
-        """One pass over the training rows; the mean loss."""
-        accelerator, config = self.accelerator, self.config
+    def _epoch(self, model: nn.Module, optimizer: Any, rates: Any, loader: Any, watch: Watch) -> float:
+        """The steps of an epoch that are left; the mean loss of all its batches."""
+        accelerator, config, progress = self.accelerator, self.config, self.progress
         model.train()
-        total, count = torch.zeros((), device=accelerator.device), 0
+        started = time.monotonic() - progress.seconds
+        done = progress.epoch_step * config.accumulate
         bar = tqdm(
-            loader,
-            desc=f"epoch {epoch}/{config.epochs}",
+            accelerator.skip_first_batches(loader, done) if done else loader,
+            desc=f"epoch {progress.epoch}/{config.epochs}",
             unit="batch",
+            initial=done,
+            total=len(loader),
             leave=False,
             disable=True if self.quiet or not accelerator.is_main_process else None,
         )
+        total = torch.tensor(sum(progress.losses), device=accelerator.device)
+        rows: list[int] = []  # of this step
+        finite = True
         for batch in bar:
+            rows += batch["rows"]
             for _, status, _ in batch.pop("problems"):
-                self.problems[status] = self.problems.get(status, 0) + 1
+                progress.meet(status)
+            # what dropout draws follows from its place in the run, not from what was drawn before
+            torch.manual_seed(draw_seed(config.seed, "dropout", progress.epoch, done, accelerator.process_index))
+            done += 1
             with accelerator.accumulate(model):
+                here = batch.pop("rows")
                 loss = model(**batch).loss
+                lost = not bool(loss.isfinite())
+                if watch.agree(lost=lost):
+                    finite = self._not_finite("loss", here if lost else [])
+                else:
+                    total, progress.batches = total + loss.detach(), progress.batches + 1
                 accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), config.clip)
-                optimizer.step()
+                if not accelerator.sync_gradients:
+                    continue
+                if finite:
+                    norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+                    # with fp16 gradients overflow now and then, and the scaler of the loss sees to it
+                    if accelerator.scaler is None and norm is not None and not bool(norm.isfinite()):
+                        finite = self._not_finite("gradient", rows)
+                if finite:
+                    optimizer.step()
                 optimizer.zero_grad()
-                if accelerator.sync_gradients:
-                    schedule.step()
-            total, count = total + loss.detach(), count + 1
-        return float(accelerator.reduce(total, "mean")) / count
+                rates.step()
+                self.tracking.step(loss, rates.last_epoch)
+            progress.step, progress.epoch_step = progress.step + 1, progress.epoch_step + 1
+            progress.skipped += not finite
+            progress.losses, progress.seconds = [float(total)], time.monotonic() - started
+            rows, finite = [], True
+            if done < len(loader):  # after the last step the epoch is measured first
+                watch.checkpoint(progress)
+        return float(accelerator.reduce(total, "mean")) / max(1, progress.batches)
+
+    def _close(self, model: nn.Module, metrics: dict[str, Any]) -> None:
+        """Tell how the last epoch was, and keep its model if no other was better."""
+        history = self.progress.history
+        self.say(_table_row(history[-1], heading=len(history) == 1))
+        self.tracking.epoch(history[-1], self.progress.step)
+        # of two epochs that score the same the one of the lower loss
+        before = max((rank_epoch(epoch, self.best) for epoch in history[:-1]), default=(-1.0, 0.0))
+        if rank_epoch(history[-1], self.best) > before:
+            if self.model.config.multi_label:
+                self.model.config.set_thresholds(metrics["thresholds"])
+            if self.accelerator.is_main_process:
+                save_model(self.accelerator.unwrap_model(model), self.processor, self.folder)
+        self.accelerator.wait_for_everyone()
+
+    def _not_finite(self, what: str, rows: list[int]) -> bool:
+        """False where such steps are left out; otherwise the end of the run, in all processes.
+
+        Raises:
+            ValueError: With the numbers of the rows that any process has seen it in.
+        """
+        if not self.config.skip_nonfinite:
+            numbers = ", ".join(map(str, sorted(gather_object(rows))))
+            raise ValueError(
+                f"the {what} of step {self.progress.step + 1}, in epoch {self.progress.epoch}, is not finite; its "
+                f"rows: {numbers}. Look at them, lower the learning rate, or leave such steps out with --skip-nonfinite"
+            )
+        return False
 
 
 def rank_epoch(epoch: dict[str, Any], best: str) -> tuple[float, float]:
@@ -207,28 +356,20 @@ def rank_epoch(epoch: dict[str, Any], best: str) -> tuple[float, float]:
     return epoch[best], -epoch.get("loss", epoch["train_loss"])
 
 
-def parameter_groups(model: DiptychModel, config: TrainConfig) -> list[dict[str, Any]]:
-    """What trains, grouped by part of the model and by whether its weights decay.
-
-    Pretrained trunks learn at `encoder_learning_rate`, everything else at `learning_rate`.
-    """
-    pretrained = {"image": model.image_encoder.pretrained, "text": model.text_encoder.pretrained}
-    groups = []
-    for name, modules in model.parts():
-        rate = config.encoder_learning_rate if pretrained.get(name.split(".")[0]) else config.learning_rate
-        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        for is_matrix in (True, False):
-            chosen = [p for p in parameters if (p.dim() > 1) == is_matrix]
-            decay = config.weight_decay if is_matrix else 0.0
-            if chosen:
-                groups.append({"params": chosen, "lr": rate, "weight_decay": decay, "name": name})
-    return groups
+def out_of_patience(history: list[dict[str, Any]], best: str, config: TrainConfig) -> bool:
+    """Whether `patience` epochs have passed without a better one, not counting those before `unfreeze_at`."""
+    if config.patience is None:
+        return False
+    top = max(range(len(history)), key=lambda index: rank_epoch(history[index], best))
+    return len(history) - max(top + 1, config.unfreeze_at - 1) >= config.patience
 
 
 def _table_row(epoch: dict[str, Any], *, heading: bool) -> str:
     """One line of the table of epochs, under its heading the first time."""
     columns = ["epoch", "train_loss", "loss", "accuracy", "macro_f1", "auroc", "image_weight", "seconds"]
-    if "accuracy" not in epoch:
+    if MULTI_LABEL_BEST in epoch:
+        columns[3:6] = ["micro_f1", "macro_f1", MULTI_LABEL_BEST]
+    elif "accuracy" not in epoch:
         columns = ["epoch", "train_loss", *(key for key in epoch if key.endswith("recall_at_10")), "seconds"]
     cells = []
     for column in columns:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
@@ -24,6 +23,7 @@ from ..fusion import (
     balance_loss,
 )
 from .config import DiptychConfig
+from .losses import ClassLoss
 
 Fusion = CrossModalFusion | SelfAttentionFusion | BilinearFusion | ConcatFusion | MLPFusion
 
@@ -33,8 +33,9 @@ class DiptychOutput(ModelOutput):
     """What a forward pass gives.
 
     Attributes:
-        loss: If labels were given: mean cross-entropy over the rows; in training with the term that
-            balances the modality weights, and with alignment's. Without classes: alignment's alone.
+        loss: If labels were given: what `class_loss` makes of them, by default mean cross-entropy over the
+            rows; in training with the term that balances the modality weights, and with alignment's. Without
+            classes: alignment's alone.
         logits: (batch, classes), raw; None if the model has no classes.
         modality_weights: (batch, 2), image first; None if the model learns none.
         attentions: By name, (batch, layers, heads, queries, keys); None unless asked for.
@@ -51,6 +52,9 @@ class DiptychModel(PreTrainedModel):
 
     `DiptychModel(config)` has random weights and needs no network; `diptych.build_model` starts from
     pretrained encoders; `from_pretrained` loads a saved model.
+
+    Attributes:
+        class_loss: Of the classes. How a run weighs them belongs to the run: it is not saved, and plain after loading.
 
     Args:
         config: The architecture.
@@ -70,6 +74,7 @@ class DiptychModel(PreTrainedModel):
         self.fusion = build_fusion(config)
         self.head = nn.Linear(self.fusion.out_dim, config.num_labels) if config.num_labels else None
         self.alignment = Alignment(config.hidden_size) if config.alignment_weight else None
+        self.class_loss = ClassLoss(multi_label=config.multi_label)
         self.post_init()
 
     def forward(
@@ -96,7 +101,7 @@ class DiptychModel(PreTrainedModel):
             attention_mask: (batch, words), 1 = a real word.
             image_present: (batch,), False in rows without an image; all are there if not given.
             text_present: (batch,), likewise.
-            labels: (batch,), class indices, for a loss.
+            labels: (batch,), class indices, for a loss; (batch, classes), 1 or 0, if the model is multi-label.
             image_ids: (batch,), equal where images are: such rows are no contrast to each other.
             text_ids: (batch,), likewise of texts.
             modality_weights: (batch, 2), to be used in place of the gate's own.
@@ -144,7 +149,7 @@ class DiptychModel(PreTrainedModel):
         fused = self.fusion(image, text, modality_weights=modality_weights, return_attentions=output_attentions)
         logits = self.head(fused.features)  # (batch, classes)
         if labels is not None:
-            classified = F.cross_entropy(logits.float(), labels)
+            classified = self.class_loss(logits, labels)
             loss = classified if loss is None else loss + classified
             if self.training and self.config.modality_gate and self.config.balance:
                 present = torch.stack([image.present, text.present], dim=1)

@@ -11,14 +11,16 @@ class Prediction(TypedDict):
 
     `row` is its number, from 0; `status` one of `diptych.pipeline.rows.STATUSES` and `reason` what
     is wrong in words; `label` the likeliest class and `score` its score, `scores` every class's, in
-    the model's order; `image_weight` and `text_weight` sum to 1, None where a model has none. The
+    the model's order. Of a multi-label model `label` is the list of all classes whose score reaches
+    their threshold, in the model's order and empty if none does (JSON in CSV), and `score` the highest
+    of all scores. `image_weight` and `text_weight` sum to 1, None where a model has none. The
     five last are None in a row without a prediction.
     """
 
     row: int
     status: str
     reason: str
-    label: str | None
+    label: str | list[str] | None
     score: float | None
     scores: dict[str, float] | None
     image_weight: float | None

@@ -10,9 +10,11 @@ from .rows import Pair
 
 def prediction_text(found: Prediction, pair: Pair) -> str:
     """The label of a pair and the next four, the modality weights, and what became of the pair if it is not whole."""
-    lines = [f"{found['label']}  {found['score']:.4f}"]
-    ranked = sorted((found["scores"] or {}).items(), key=lambda item: -item[1])
-    lines += [f"  {label}  {score:.4f}" for label, score in ranked[1:5]]
+    label, ranked = found["label"], sorted((found["scores"] or {}).items(), key=lambda item: -item[1])
+    if isinstance(label, list):  # multi-label: whatever reaches its threshold, none among them
+        lines = [", ".join(label) or "no label", *(f"  {name}  {score:.4f}" for name, score in ranked[:5])]
+    else:
+        lines = [f"{label}  {found['score']:.4f}", *(f"  {name}  {score:.4f}" for name, score in ranked[1:5])]
     if found["image_weight"] is not None:
         lines.append(f"weights: image {found['image_weight']:.2f}, text {found['text_weight']:.2f}")
     if found["status"] != "ok":
@@ -23,13 +25,16 @@ def prediction_text(found: Prediction, pair: Pair) -> str:
 
 def evaluation_text(figures: dict[str, Any]) -> str:
     """Three lines of figures (both halves, each alone), then the modality weights."""
+    names = {"accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC", "loss": "loss"}
+    if "mean_average_precision" in figures:
+        names = {"micro_f1": "micro F1", "macro_f1": "macro F1", "mean_average_precision": "mAP", "loss": "loss"}
     lines = [
         f"{figures['rows']} rows; {figures['columns']}",
-        f"{'':12}{'rows':>8}{'accuracy':>10}{'macro F1':>10}{'AUROC':>10}{'loss':>10}",
+        f"{'':12}{'rows':>8}" + "".join(name.rjust(10) for name in names.values()),
     ]
     both = {**figures, "rows": figures["rows"] - figures["without_prediction"]}
     for name, line in (("both", both), ("text only", figures["text_only"]), ("image only", figures["image_only"])):
-        cells = [line.get(key) for key in ("accuracy", "macro_f1", "auroc", "loss")]
+        cells = [line.get(key) for key in names]
         shown = "".join("-".rjust(10) if cell is None else f"{cell:10.4f}" for cell in cells)
         lines.append(f"{name:12}{line['rows']:>8}{shown}")
     if figures["one_half"] or figures["without_prediction"]:
@@ -37,7 +42,7 @@ def evaluation_text(figures: dict[str, Any]) -> str:
             f"of these rows {figures['one_half']} have one half only; "
             f"{figures['without_prediction']} more have none, and get no prediction"
         )
-    if figures["image_weight"] is not None:
+    if figures["image_weight"] is not None and figures["image_weight_by_class"]:
         by_class = sorted(figures["image_weight_by_class"].items(), key=lambda item: item[1])
         (least, low), (most, high) = by_class[0], by_class[-1]
         lines.append(

@@ -28,12 +28,13 @@ class RowWriter:
     Args:
         out: The file, replaced if it is there.
         labels: Of the model, which settle the type of `scores` in parquet before a row has any.
+        multi_label: Whether `label` is a list.
 
     Raises:
         ValueError: Its name tells no format, or it cannot be written to.
     """
 
-    def __init__(self, out: str | Path, *, labels: Sequence[str] = ()) -> None:
+    def __init__(self, out: str | Path, *, labels: Sequence[str] = (), multi_label: bool = False) -> None:
         self.path = Path(out).expanduser()
         self.format = ".jsonl" if str(out) == "-" else self.path.suffix
         if self.format not in FORMATS:
@@ -41,6 +42,7 @@ class RowWriter:
                 f"{out} has no format that can be written: name it .csv, .jsonl or .parquet, or - for JSON lines"
             )
         self.labels = [_valid(label) for label in labels]
+        self.multi_label = multi_label
         self.rows: list[dict[str, Any]] = []
         self._text = 0
         self._csv: Any = None
@@ -114,6 +116,8 @@ class RowWriter:
             known = {"row": pa.int64()} | dict.fromkeys(("score", "image_weight", "text_weight"), pa.float64())
             if self.labels:
                 known["scores"] = pa.struct([(label, pa.float64()) for label in self.labels])
+            if self.multi_label:
+                known["label"] = pa.list_(pa.string())
             columns = {name: self._column(name, rows, known.get(name)) for name in _names(rows)}
             self._parquet = pq.ParquetWriter(self._file, pa.table(columns).schema)
         schema = self._parquet.schema
@@ -126,7 +130,7 @@ class RowWriter:
 
         values = [row.get(name) for row in rows]
         try:
-            column = pa.array(values, kind if kind is not None and pa.types.is_struct(kind) else None)
+            column = pa.array(values, kind if kind is not None and pa.types.is_nested(kind) else None)
             if kind is None and not pa.types.is_null(column.type):
                 return column
             return column.cast(kind or pa.string())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +16,15 @@ from accelerate.utils import set_seed
 
 from .. import __version__
 from .batches import Augmentation, PairDataset, speaks_of_sides
-from .build import build_model, load_model
+from .build import build_model, load_model, tidy
 from .check import quick_check
 from .columns import find_columns, label_ids, label_names
+from .config import MULTI_LABEL
 from .data import hold_out, load_tables
 from .fit import Fit, TrainConfig, rank_epoch
+from .labels import is_multi_label, multi_label_names, multi_label_targets, strata
+from .losses import ClassLoss, balanced_weights
+from .record import begin_anew, identity_of, read_record, require_same, write_record
 
 
 def train(
@@ -39,6 +44,7 @@ def train(
     say: Callable[[str], None] = print,
     quiet: bool = False,
     architecture: dict[str, Any] | None = None,
+    resume: bool = False,
     **run: Any,
 ) -> dict[str, Any]:
     """Fine-tune on labelled pairs; the best epoch's model is kept in `out/model`, the run's record in `out/run.json`.
@@ -64,6 +70,7 @@ def train(
         say: What to do with each line that tells the user how it goes.
         quiet: Show no progress bar.
         architecture: Other fields of `DiptychConfig`, such as `fusion`.
+        resume: Go on with the run in `out`, from its newest whole checkpoint, if it has one.
         **run: Fields of `TrainConfig`.
 
     Returns:
@@ -71,6 +78,8 @@ def train(
 
     Raises:
         ValueError: Something is not usable; the message says what and what to do.
+        Interrupted: SIGTERM or SIGINT came; the message says what was saved.
+        OSError: A checkpoint or the model cannot be written; those that were there stay.
     """
     build = {
         "image_encoder": image_encoder,
@@ -90,12 +99,16 @@ def train(
         run.setdefault("unfreeze_image", None)
     config = TrainConfig(**run)
     aligning = config.objective == "align"
-    if not PartialState().is_main_process:  # one of several processes speaks
+    # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
+    main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process  # it alone speaks and writes
+    if not main:
         say = _silence
     folder = writable_folder(out)
+    if not resume:
+        begin_anew(folder, say, may_write=main)
+    if main:
+        tidy(folder / "model")
 
-    if (folder / "run.json").exists():
-        say(f"replacing the earlier run in {folder}")
     tables = load_tables(data)
     table = tables.get("train") or next(iter(tables.values()))
     columns = find_columns(table, image=image_column, text=text_column, label=label_column, need_label=not aligning)
@@ -103,10 +116,14 @@ def train(
     for finding in quick_check(tables, columns):
         say(f"check: {finding}")
     names: list[str] = []
-    labels: list[int] | None = None
+    labels: Any = None
+    multi_label = not aligning and is_multi_label(table, str(columns.label))
+    read_labels = multi_label_targets if multi_label else label_ids
+    if multi_label:
+        say(f"labels: lists in {columns.label!r}, so a row may have several or none (multi-label)")
     if not aligning:
-        names = label_names(table, str(columns.label))
-        labels = label_ids(table, str(columns.label), names)
+        names = (multi_label_names if multi_label else label_names)(table, str(columns.label))
+        labels = read_labels(table, str(columns.label), names)
         if len(set(labels)) < 2:
             raise ValueError(
                 f"{table.name}: all {len(labels)} rows have the same label in {columns.label!r}; nothing can be learned"
@@ -115,12 +132,12 @@ def train(
     set_seed(config.seed)
     if model is not None:
         network, processor = load_model(model)
-        if network.config.labels != names:
-            network, processor = load_model(model, labels=names)
+        if network.config.labels != names or network.config.multi_label != multi_label:
+            network, processor = load_model(model, labels=names, multi_label=multi_label)
             if names:
                 say("the head is new: the labels are not those of the model to start from")
     else:
-        network, processor = build_model(labels=names, **build)
+        network, processor = build_model(labels=names, problem_type=MULTI_LABEL if multi_label else None, **build)
     if alignment_weight is None and aligning:
         alignment_weight = network.config.alignment_weight or 1.0
     if alignment_weight is not None:
@@ -143,13 +160,28 @@ def train(
     held: list[int] | None = None
     if "validation" in tables:
         held_table = tables["validation"]
-        held_labels = None if aligning else label_ids(held_table, str(columns.label), names)
+        held_labels: Any = None if aligning else read_labels(held_table, str(columns.label), names)
     else:
         held_table, held_labels = table, labels
-        classes = [0] * len(table.rows) if labels is None else labels
+        classes = [0] * len(table.rows) if labels is None else strata(labels) if multi_label else labels
         kept, held = hold_out(table, classes, fraction=config.validation_share, seed=config.seed)
+    validated: Any = held_labels if held is None or aligning else [held_labels[row] for row in held]
+    if multi_label and not any(any(target) for target in validated):
+        raise ValueError(
+            f"{held_table.name}: no row to validate with has a label in {columns.label!r}, so that nothing can be "
+            "measured; give a validation split in which some have"
+        )
+    trained = labels if kept is None or labels is None else [labels[row] for row in kept]
+    network.class_loss = ClassLoss(
+        multi_label=multi_label,
+        weights=balanced_weights(trained, len(names)) if config.class_weights == "balanced" else None,
+        focal_gamma=config.focal_gamma,
+        smoothing=config.label_smoothing,
+    )
     ids = network.alignment is not None
-    training_set = PairDataset(table, columns, labels, processor, rows=kept, augmentation=augmentation, ids=ids)
+    training_set = PairDataset(
+        table, columns, labels, processor, rows=kept, augmentation=augmentation, ids=ids, seed=config.seed
+    )
     validation_set = PairDataset(held_table, columns, held_labels, processor, rows=held, ids=aligning)
     source = "its own split" if held is None else f"a stratified {config.validation_share:.0%}, seed {config.seed}"
     what = "no labels needed" if aligning else f"{len(names)} classes"
@@ -160,25 +192,51 @@ def train(
     say(f"model: {total / 1e6:.1f} M parameters, {training / 1e6:.1f} M of them train")
 
     fit = Fit(network, processor, config, folder / "model", say=say, quiet=quiet)
-    history = fit.run(training_set, validation_set)
-    best = max(history, key=lambda epoch: rank_epoch(epoch, fit.best))
-    record = {
-        "diptych": __version__,
-        "torch": str(torch.__version__),
-        "columns": asdict(columns),
-        "model": None if model is None else str(model),
-        "build": build,
-        "rows": {"train": len(training_set), "validation": len(validation_set)},
-        "run": asdict(config),
-        "start": fit.start,
-        "epochs": history,
-        "best": best,
-        "problems": fit.problems,
-    }
-    if fit.accelerator.is_main_process:
-        (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    identity = identity_of(config, network, processor, training_set, validation_set, columns=str(columns), flip=flip)
+    earlier = read_record(folder) if resume else {}
+    if earlier.get("state") == "done":
+        require_same(earlier["identity"], identity, folder)
+        say(f"the run in {folder} is done: there is nothing to go on with")
+        return earlier
+
+    def record(state: str) -> dict[str, Any]:
+        history = fit.progress.history
+        return {
+            "diptych": __version__,
+            "torch": str(torch.__version__),
+            "state": state,
+            "columns": asdict(columns),
+            "model": None if model is None else str(model),
+            "build": build,
+            "rows": {"train": len(training_set), "validation": len(validation_set)},
+            "processes": fit.accelerator.num_processes,
+            "run": asdict(config),
+            "identity": identity,
+            "start": fit.progress.start,
+            "steps": fit.progress.step,
+            "skipped_steps": fit.progress.skipped,
+            "epochs": history,
+            "best": max(history, key=lambda epoch: rank_epoch(epoch, fit.best)) if history else None,
+            "problems": fit.progress.problems,
+        }
+
+    def note(state: str = "running") -> None:
+        if main:
+            write_record(folder, record(state))
+
+    try:
+        fit.run(training_set, validation_set, resume=resume, identity=identity, note=note)
+    except BaseException:
+        with contextlib.suppress(OSError):  # of a full disk, say, which is then the error to tell
+            note("interrupted")
+        raise
+    note("done")
+    if main:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # they are for going on, and nothing is left
+    found = record("done")
+    best = found["best"]
     say(f"kept epoch {best['epoch']}, {fit.best} {best[fit.best]:.4f}: {folder}")
-    return record
+    return found
 
 
 def _silence(_: str) -> None:

@@ -20,7 +20,11 @@ TASK = "image-text-classification"
 
 
 class ImageTextClassificationPipeline(Pipeline):
-    """Scores of `{"image": ..., "text": ...}`, the likeliest label first."""
+    """Scores of `{"image": ..., "text": ...}`, the likeliest label first.
+
+    As in transformers' other classifiers a multi-label model's scores need not sum to 1, and all labels come:
+    `ImageTextClassifier` says which of them reach their thresholds, `model.config.thresholds`.
+    """
 
     _load_processor = True
     _load_tokenizer = True

@@ -49,6 +49,14 @@ def test_the_benchmark_of_bad_rows_finds_every_row_and_status():
     assert re.search(r"memory at 400 rows / at 200 rows: [01]\.\d{3}", shown)
 
 
+@pytest.mark.slow
+def test_killed_runs_end_as_if_they_had_never_stopped():
+    shown = example("kill_and_resume.py", "--kills", 4, "--rows", 64)
+    assert "killed in a save, model half written; resumed from" in shown
+    assert shown.count(": the same\n") == 4
+    assert "4 of 4 killed runs ended with the unbroken run's weights, bit for bit" in shown
+
+
 def test_the_comparison_with_tfidf(tiny, pairs, tmp_path):
     save_model(*tiny, tmp_path / "model")
     named = pairs.remove_columns("label").add_column("label", ["no", "yes"] * 48)

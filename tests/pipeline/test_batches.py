@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from diptych.pipeline.batches import Augmentation, Collate, PairDataset, speaks_of_sides
+from diptych.pipeline.batches import Augmentation, Collate, Order, PairDataset, speaks_of_sides
 from diptych.pipeline.data import Table
 from diptych.pipeline.processor import DiptychImageProcessor, DiptychProcessor
 from diptych.pipeline.rows import Columns
@@ -190,10 +190,45 @@ def test_relative_images_start_at_the_folder_of_the_table(processor, tmp_path):
 def test_pictures_are_augmented_where_it_is_asked_for(processor, table):
     change = Augmentation(processor.image_processor, flip=True, crop=False, colour=False)
     dataset = PairDataset(table, COLUMNS, LABELS, processor, augmentation=change)
-    torch.manual_seed(0)
-    seen = {dataset[0].pixel_values.numpy().tobytes() for _ in range(20)}
+    seen = {dataset[epoch, 0].pixel_values.numpy().tobytes() for epoch in range(20)}
     assert len(seen) == 2
     assert dataset[1].pixel_values is None
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_what_a_picture_becomes_follows_from_seed_epoch_and_row(processor, table, workers):
+    def seen(seed: int, epoch: int, order: list[int], workers: int = 0) -> dict[int, bytes]:
+        change = Augmentation(processor.image_processor, flip=True, crop=True, colour=True)
+        dataset = PairDataset(table, COLUMNS, LABELS, processor, rows=[0, 2, 0], augmentation=change, seed=seed)
+        loader = DataLoader(dataset, sampler=[(epoch, index) for index in order], batch_size=None, num_workers=workers)
+        return {index: e.pixel_values.numpy().tobytes() for index, e in zip(order, loader, strict=True)}
+
+    expected = seen(0, 1, [0, 1, 2])
+    assert seen(0, 1, [2, 1, 0], workers) == expected
+    assert expected[0] == expected[2] != expected[1]  # index 0 and 2 are the same row
+    for other in (seen(1, 1, [0, 1]), seen(0, 2, [0, 1])):
+        assert other[0] != expected[0]
+        assert other[1] != expected[1]
+
+
+def test_augmentation_takes_nothing_from_the_generator_that_all_share(processor, table):
+    change = Augmentation(processor.image_processor, flip=True, crop=True, colour=True)
+    before = torch.get_rng_state()
+    assert PairDataset(table, COLUMNS, LABELS, processor, augmentation=change)[1, 0].status == "ok"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_order_follows_from_seed_and_epoch():
+    orders = {}
+    for seed, epoch in itertools.product((0, 1), (1, 2)):
+        order = Order(50, seed=seed)
+        order.epoch = epoch
+        orders[seed, epoch] = list(order)
+        torch.manual_seed(seed)
+        assert list(order) == orders[seed, epoch]
+        assert {e for e, _ in orders[seed, epoch]} == {epoch}
+        assert sorted(index for _, index in order) == list(range(50)) == list(range(len(order)))
+    assert len({tuple(index for _, index in order) for order in orders.values()}) == 4
 
 
 # batches
@@ -203,6 +238,7 @@ def test_a_batch_has_the_tensors_of_the_model_its_labels_and_what_was_wrong(proc
     dataset = PairDataset(table, COLUMNS, LABELS, processor)
     batch = Collate(processor)([dataset[i] for i in range(4)])
     problems = batch.pop("problems")
+    assert batch.pop("rows") == [0, 1, 2, 3]
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
         "pixel_values": (4, 3, 12, 16),
         "image_present": (4,),

@@ -143,7 +143,7 @@ def test_findings_come_in_the_order_of_their_codes():
 
 
 def test_rows_that_are_no_labels():
-    rows = [{"image": IMAGES[i], "text": str(i), "label": ["y", "n"]} for i in range(3)]
+    rows = [{"image": IMAGES[i], "text": str(i), "label": {"y": 1}} for i in range(3)]
     (finding,) = (f for f in check(rows, label_column="label", quiet=True)["errors"] if f["code"] == "odd_labels")
     assert "3 of 3 rows (100 %) have something in 'label' that is no label, row 0 first" in finding["message"]
 
@@ -220,3 +220,43 @@ def test_no_message_is_endless():
     assert "37 of 40 classes" in finding["message"]
     assert re.search(r"\.\.\.', '.*\.\.\.' and 34 more", finding["message"])
     assert all(len(f["message"]) < 400 for f in found["warnings"] + found["errors"])
+
+
+def tagged(**changes) -> dict:
+    """A check of two good splits of lists of labels, as JSON text, some of their rows changed."""
+    parts = {"train": clean(0, 12), "validation": clean(12, 6)}
+    for rows in parts.values():
+        for number, row in enumerate(rows):
+            row["label"] = ('["a"]', '["b", "a"]', '["b"]', "[]")[number % 4]
+    for split, change in changes.items():
+        for row, label in change.items():
+            parts[split][row]["label"] = label
+    return check(datasets.DatasetDict({split: split_of(rows) for split, rows in parts.items()}), quiet=True)
+
+
+def test_lists_of_labels_are_counted_class_by_class():
+    found = tagged()
+    assert (found["ok"], found["errors"], found["warnings"]) == (True, [], [])
+    assert found["splits"]["train"]["labels"]["counts"] == {"a": 6, "b": 6}
+    assert found["splits"]["train"]["labels"]["missing"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"train": {5: None}}, "labels_missing", "train: 1 of 12 rows (8.3 %) have no label in 'label', row 5 first"),
+        ({"train": {5: "a"}}, "odd_labels", "that is no label, row 5 first: give lists of text or numbers"),
+        ({"validation": {3: '["c", "a"]'}}, "unknown_labels", "a label that train lacks, row 3 first ('c')"),
+        ({"train": dict.fromkeys(range(12), '["a"]'), "validation": dict.fromkeys(range(6), '["a"]')}, "one_label", ""),
+        ({"validation": dict.fromkeys(range(6), "[]")}, "labels_missing", "validation: no row has a label in 'label'"),
+    ],
+)
+def test_lists_that_would_break_training_are_errors(changes, code, message):
+    found = tagged(**changes)
+    assert [finding["code"] for finding in found["errors"]] == [code]
+    assert message in found["errors"][0]["message"]
+
+
+def test_a_combination_that_occurs_once_is_no_class_of_its_own():
+    found = tagged(validation={0: '["a", "b"]', 1: '["b", "a", "a"]'}, train={1: '["a"]', 5: '["a"]', 9: '["a"]'})
+    assert (found["errors"], found["warnings"]) == ([], [])

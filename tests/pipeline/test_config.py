@@ -35,7 +35,9 @@ FIELDS = {  # none of them its default
     "modality_dropout": 0.0,
     "balance": 0.0,
     "alignment_weight": 0.75,
+    "thresholds": [0.25, 0.5, 0.75],
 }
+OTHERS = {"problem_type": "multi_label_classification"}  # of transformers, and ours to read
 NAMES = [name for name in DiptychConfig.__annotations__ if name not in ("model_type", "format_version")]
 
 
@@ -50,7 +52,7 @@ def test_the_fields_of_this_test_are_all_there_are():
 
 @pytest.mark.parametrize("load", [DiptychConfig.from_pretrained, AutoConfig.from_pretrained])
 def test_every_field_survives_saving(load, tmp_path):
-    config = DiptychConfig(**FIELDS, id2label={0: "yes", 1: "no", 2: "東京"})
+    config = DiptychConfig(**FIELDS, **OTHERS, id2label={0: "yes", 1: "no", 2: "東京"})
     config.save_pretrained(tmp_path)
     again = load(tmp_path)
     assert type(again) is DiptychConfig
@@ -62,6 +64,7 @@ def test_every_field_survives_saving(load, tmp_path):
     assert all(getattr(again.text_config, name) == value for name, value in TEXT.items())
     assert again.text_config.to_dict() == config.text_config.to_dict()
     assert again.format_version == FORMAT_VERSION
+    assert again.multi_label
     assert again.labels == ["yes", "no", "東京"]
     assert {**again.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
 
@@ -176,7 +179,7 @@ def test_a_model_of_a_later_version_is_refused(tmp_path):
     message = f"format_version is {FORMAT_VERSION + 1}: this model was saved by a later Diptych"
     with pytest.raises(ValueError, match=message):
         DiptychConfig(format_version=FORMAT_VERSION + 1)
-    DiptychConfig(**FIELDS).save_pretrained(tmp_path)
+    DiptychConfig(**FIELDS, **OTHERS, num_labels=3).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(saved | {"format_version": FORMAT_VERSION + 1}))
     with pytest.raises(ValueError, match=f"{message}.*upgrade diptych"):
@@ -209,3 +212,20 @@ def test_a_model_may_have_no_classes_before_and_after_saving(tmp_path):
 
 def test_labels_without_names_are_numbered():
     assert DiptychConfig(num_labels=3).labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"thresholds": [0.5, 0.5]},
+            "thresholds go with problem_type multi_label_.*; problem_type is None",
+        ),
+        ({"thresholds": [0.5], **OTHERS}, r"thresholds is \[0.5\]; give one from 0 to 1 for each of 2 labels"),
+        ({"thresholds": [0.5, 1.5], **OTHERS}, "give one from 0 to 1 for each of 2 labels"),
+        ({"problem_type": "regression"}, "problem_type is 'regression', which Diptych does not do"),
+    ],
+)
+def test_thresholds_and_the_kind_of_problem_fit_together(options, message):
+    with pytest.raises(ValueError, match=message):
+        DiptychConfig(num_labels=2, **options)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from diptych.pipeline.metrics import classification_metrics
+from diptych.pipeline.metrics import best_thresholds, classification_metrics, multi_label_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -83,3 +83,56 @@ def test_figures_do_not_depend_on_the_order_of_the_rows_and_stay_in_their_range(
     order = generator.permutation(rows)
     assert classification_metrics(scores[order], labels[order]) == pytest.approx(found)
     assert all(value is None or type(value) is float for value in found.values()), "goes into JSON"
+
+
+def test_several_labels_by_hand():
+    scores = np.array([[0.9, 0.2, 0.1], [0.6, 0.7, 0.2], [0.4, 0.8, 0.3]])
+    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0]])
+    found = multi_label_metrics(scores, labels, np.array([0.5, 0.5, 0.5]))
+    # class 0: taken 0, 1, true 0, 2; class 1: taken 1, 2, true 1; class 2: neither taken nor true
+    assert found["micro_f1"] == pytest.approx(2 * 2 / (4 + 3))
+    assert found["macro_f1"] == pytest.approx((2 * 1 / (2 + 2) + 2 * 1 / (2 + 1)) / 2)
+    # class 0: right at rank 1 (1/1) and 3 (2/3); class 1: right at rank 2 (1/2)
+    assert found["mean_average_precision"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
+    right = [0.9, 0.8, 0.9, 0.4, 0.7, 0.8, 0.4, 0.2, 0.7]
+    assert found["loss"] == pytest.approx(-np.log(right).mean())
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_rows_without_any_label_have_no_precision(classes):
+    found = multi_label_metrics(np.full((2, classes), 0.1), np.zeros((2, classes), dtype=int), np.full(classes, 0.5))
+    expected = {"micro_f1": 0.0, "macro_f1": 0.0, "mean_average_precision": None, "loss": pytest.approx(-math.log(0.9))}
+    assert found == expected
+
+
+def test_no_multi_label_rows_are_refused():
+    with pytest.raises(ValueError, match="no rows"):
+        multi_label_metrics(np.zeros((0, 2)), np.zeros((0, 2), dtype=int), np.full(2, 0.5))
+
+
+def test_thresholds_by_hand():
+    scores = np.array([[0.9, 0.3, 0.6], [0.2, 0.1, 0.7], [0.3, 0.2, 0.8]])
+    labels = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0]])
+    # class 0: between 0.3 and 0.2; class 1: between 0.3 and 0.2 too; class 2 is never there
+    assert best_thresholds(scores, labels) == pytest.approx([0.25, 0.25, 0.5])
+
+
+@given(st.integers(1, 12), st.integers(0, 2**31), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_threshold_gives_a_better_f1(rows, seed, coarse):
+    generator = np.random.default_rng(seed)
+    scores = generator.uniform(size=(rows, 3)).astype(np.float32)
+    scores = scores.round(1) if coarse else scores  # with equal scores
+    labels = generator.integers(0, 2, (rows, 3))
+
+    def f1(column: int, threshold: float) -> float:
+        taken, truth = scores[:, column] >= threshold, labels[:, column] > 0
+        return 2 * int((taken & truth).sum()) / max(1, int(taken.sum() + truth.sum()))
+
+    for column, found in enumerate(best_thresholds(scores, labels)):
+        assert 0 <= found <= 1
+        if not labels[:, column].any():
+            assert found == 0.5
+            continue
+        every = [0.0, 0.5, 1.0, *scores[:, column].astype(float), *(scores[:, column].astype(float) + 1e-6)]
+        assert f1(column, found) == pytest.approx(max(f1(column, threshold) for threshold in every))

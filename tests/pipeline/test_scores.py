@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from diptych.pipeline.config import DiptychConfig
-from diptych.pipeline.scores import scores
+from diptych.pipeline.scores import chosen, scores
 from torch import Tensor
 
 
@@ -39,3 +39,32 @@ def test_large_logits_stay_finite():
 def test_another_number_of_logits_than_of_labels_is_refused(width):
     with pytest.raises(ValueError, match=f"there are {width} logits a row for 2 labels"):
         scores(torch.zeros(4, width), config(2))
+
+
+def several(*thresholds: float) -> DiptychConfig:
+    options = {"thresholds": thresholds} if thresholds else {}
+    return DiptychConfig(
+        id2label={0: "a", 1: "b", 2: "c"}, label2id={}, problem_type="multi_label_classification", **options
+    )
+
+
+def test_multi_label_scores_are_each_its_own():
+    found = scores(torch.tensor([[0.0, math.log(3.0), -math.log(4.0)]]), several())
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0.75, 0.2]]))
+
+
+@pytest.mark.parametrize(
+    ("row", "thresholds", "label"),
+    [
+        ([0.5, 0.4, 0.9], (), ["a", "c"]),
+        ([0.1, 0.2, 0.3], (), []),
+        ([0.1, 0.2, 0.3], (0.2, 0.2, 0.1), ["b", "c"]),
+        ([0.9, 0.9, 0.9], (0.95, 0.9, 0.95), ["b"]),
+    ],
+)
+def test_multi_label_classes_are_those_that_reach_their_thresholds(row, thresholds, label):
+    assert chosen(row, several(*thresholds)) == label
+
+
+def test_otherwise_the_likeliest_is_chosen():
+    assert chosen([0.2, 0.5, 0.3], DiptychConfig(id2label={0: "a", 1: "b", 2: "c"}, label2id={})) == "b"

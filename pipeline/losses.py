@@ -1,0 +1,87 @@
+"""The loss of the classes, and how it weighs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CLASS_WEIGHTS = ("none", "balanced")
+"""How classes can be weighed."""
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """Cross-entropy of each row's class; of multi-label rows, binary cross-entropy of each class.
+
+    With q the target smoothed by `smoothing` e (of K classes, (1 - e) for the row's own plus e / K for
+    each; of a multi-label class, 1 - e / 2 for yes and e / 2 for no), p the scores, g = `focal_gamma` and
+    w the weight of what the row really is, whatever the smoothing:
+
+        one label a row:  w[y] * sum over c of  q[c] * (1 - p[c])**g * -log p[c]
+        a class of several:  w * (q * (1 - p)**g * -log p  +  (1 - q) * p**g * -log(1 - p))
+
+    and the mean of that over the rows (and classes). It is divided by the number of rows, not by the sum
+    of their weights, so that a batch gives the same gradient however many processes share it; balanced
+    weights have a mean of 1 over the training rows. At 0, 0 and None it is plain cross-entropy.
+
+    Attributes:
+        multi_label: Whether each class is a question of its own.
+        weights: (classes,), or (2, classes) of a multi-label class's absence and presence; None weighs all alike.
+        focal_gamma: How much less rows count that are told well already (Lin et al., Focal loss, 2017).
+        smoothing: Share of the target that is spread over all classes (Szegedy et al., 2016).
+    """
+
+    multi_label: bool = False
+    weights: Tensor | None = None
+    focal_gamma: float = 0.0
+    smoothing: float = 0.0
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss.
+
+        Args:
+            logits: (batch, classes), raw.
+            labels: (batch,), class indices; of multi-label rows (batch, classes), 1 where a class is there.
+        """
+        logits = logits.float()
+        weights = None if self.weights is None else self.weights.to(logits)
+        if self.multi_label:
+            truth = labels.to(logits)  # (batch, classes)
+            target = truth * (1 - self.smoothing) + self.smoothing / 2
+            yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)  # log p, log (1 - p)
+            loss = -(target * self._easing(yes) * yes + (1 - target) * self._easing(no) * no)  # (batch, classes)
+            return (loss if weights is None else loss * torch.where(truth > 0, weights[1], weights[0])).mean()
+        target = F.one_hot(labels, logits.shape[-1]).to(logits)  # (batch, classes)
+        target = target * (1 - self.smoothing) + self.smoothing / logits.shape[-1]
+        log_p = logits.log_softmax(dim=-1)
+        loss = -(target * self._easing(log_p) * log_p).sum(dim=-1)  # (batch,)
+        return (loss if weights is None else loss * weights[labels]).mean()
+
+    def _easing(self, log_p: Tensor) -> Tensor | float:
+        """The focal factor (1 - p)**g; above 0, where its slope would be infinite for g < 1."""
+        return (-log_p.expm1()).clamp(min=1e-7) ** self.focal_gamma if self.focal_gamma else 1.0
+
+
+def balanced_weights(labels: Sequence[int] | Tensor, classes: int) -> Tensor:
+    """Weights by which every class counts the same, as scikit-learn's `balanced`; their mean over the rows is 1.
+
+    Args:
+        labels: Class index of each row; or (rows, classes), 1 where a class is there.
+        classes: How many there are.
+
+    Returns:
+        (classes,): rows / (classes that occur * rows of the class). For labels in two dimensions (2, classes):
+        the same for the absence and the presence of each class. 1 for what does not occur.
+    """
+    labels = torch.as_tensor(labels)
+    if labels.dim() == 2:
+        present = labels.double().sum(dim=0)
+        counts = torch.stack([len(labels) - present, present])  # (2, classes)
+    else:
+        counts = torch.bincount(labels.long(), minlength=classes).double()  # (classes,)
+    occurring = (counts > 0).sum(dim=0)
+    return torch.where(counts > 0, len(labels) / (occurring * counts), 1.0).float()

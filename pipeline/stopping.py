@@ -1,0 +1,124 @@
+"""Between the steps of a run: signals that ask it to stop, and when to save where it stands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from .checkpoints import Checkpoints, Progress
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ECHO = 5.0
+"""Seconds. Ctrl-C reaches each of several processes by itself and again through their launcher: that is one wish."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was stopped by a signal and saved where it stands.
+
+    Args:
+        message: What was saved and how to go on; empty in all processes but the main one.
+        code: The exit code by which a shell knows the signal: 143 for SIGTERM, 130 for SIGINT.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StopSignals:
+    """While it is entered, the first SIGTERM or SIGINT is noted in `received`; a second one ends the process at once.
+
+    Outside the main thread, where Python allows no handlers, it does nothing.
+
+    Args:
+        processes: How many train together.
+    """
+
+    def __init__(self, *, processes: int = 1) -> None:
+        self.received = 0
+        self._echo = _ECHO if processes > 1 else 0.0
+        self._first = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.received and time.monotonic() - self._first >= self._echo:
+            os._exit(128 + number)
+        elif not self.received:
+            self.received, self._first = number, time.monotonic()
+
+
+def leave_signals_to_the_main_process(_: int) -> None:
+    """For the processes of a loader: a signal to the whole group must not take them from under a run that saves."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Watch:
+    """Between the steps of a run: what all its processes agree to do, checkpoints, and the end when it is asked for.
+
+    Args:
+        accelerator: Of the run.
+        checkpoints: Where it is saved.
+        signals: Entered as long as the run goes.
+        steps: Optimizer steps from one checkpoint to the next; 0 counts none.
+        minutes: Minutes from one to the next, by the clock of the main process; 0 never looks at it.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, checkpoints: Checkpoints, signals: StopSignals, *, steps: int, minutes: float
+    ) -> None:
+        self.accelerator, self.checkpoints, self.signals = accelerator, checkpoints, signals
+        self.steps, self.minutes = steps, minutes
+        self._saved = time.monotonic()
+        self._term = self._interrupt = self._due = False
+
+    def agree(self, *, lost: bool = False) -> bool:
+        """Whether `lost` is true of any process; hears what else any of them wants on the same occasion.
+
+        All must act as one, at the same step, or some would wait for the others forever.
+        """
+        minutes = (time.monotonic() - self._saved) / 60
+        due = 0 < self.minutes <= minutes and self.accelerator.is_main_process
+        received = self.signals.received
+        mine = [received == signal.SIGTERM, received == signal.SIGINT, due, lost]
+        answers = torch.tensor(mine, dtype=torch.float32, device=self.accelerator.device)
+        found = [answer > 0 for answer in self.accelerator.reduce(answers, "sum").tolist()]
+        self._term, self._interrupt, self._due, anyone_lost = found
+        return anyone_lost
+
+    def checkpoint(self, progress: Progress) -> None:
+        """Save where the run stands, if it is time to by what was last agreed; leave, if that was.
+
+        Raises:
+            Interrupted: A signal came.
+            OSError: The checkpoint cannot be written.
+        """
+        stop = self._term or self._interrupt
+        if not (stop or self._due or (self.steps and progress.step % self.steps == 0)):
+            return
+        path = self.checkpoints.save(progress)
+        self._saved = time.monotonic()
+        if stop:
+            told = (
+                f"stopped by {'SIGTERM' if self._term else 'SIGINT'} after step {progress.step}, in epoch "
+                f"{progress.epoch}; saved {path}. The same command with --resume goes on from there"
+            )
+            raise Interrupted(told if self.accelerator.is_main_process else "", 143 if self._term else 130)

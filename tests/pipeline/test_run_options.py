@@ -1,0 +1,63 @@
+"""What is asked of a run reaches it: from the command line to the configuration, and from there to the loss."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+from diptych.pipeline.cli import app
+from diptych.pipeline.fit import Fit
+from diptych.pipeline.losses import balanced_weights
+from typer.testing import CliRunner
+
+from .test_train import run
+
+
+class Enough(BaseException):
+    """All that is to be seen has been seen."""
+
+
+def test_every_option_reaches_the_configuration(monkeypatch):
+    asked = {}
+
+    def train(data, out, **options):
+        asked.update(options)
+        raise Enough
+
+    monkeypatch.setattr(importlib.import_module("diptych.pipeline.train"), "train", train)
+    wanted = {
+        "unfreeze_at": 3,
+        "layer_decay": 0.9,
+        "class_weights": "balanced",
+        "focal_gamma": 2.0,
+        "label_smoothing": 0.1,
+        "patience": 4,
+        "tracker": "tensorboard",
+    }
+    words = [word for name, value in wanted.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    with pytest.raises(Enough):
+        CliRunner().invoke(app, ["train", "data", "--out", "out", *words], catch_exceptions=False)
+    assert {name: asked[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_loss_is_the_one_that_was_chosen(pairs, text_folder, tmp_path, monkeypatch, balanced):
+    seen = {}
+
+    def stop(fit, training, validation, **_):
+        seen.update(loss=fit.model.class_loss, labels=[training.labels[row] for row in training.rows])
+        raise Enough
+
+    monkeypatch.setattr(Fit, "run", stop)
+    rows = pairs.select([*range(0, 96, 2), *range(1, 20, 2)])  # 48 red, 10 blue
+    options = {"class_weights": "balanced"} if balanced else {}
+    with pytest.raises(Enough):
+        run(rows, tmp_path, text_folder, focal_gamma=1.5, label_smoothing=0.2, **options)
+    loss = seen["loss"]
+    assert (loss.multi_label, loss.focal_gamma, loss.smoothing) == (False, 1.5, 0.2)
+    if balanced:  # by the rows that are trained on
+        assert torch.equal(loss.weights, balanced_weights(seen["labels"], 2))
+        assert loss.weights[1] > 4 * loss.weights[0]
+    else:
+        assert loss.weights is None

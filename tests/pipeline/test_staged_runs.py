@@ -97,8 +97,7 @@ def test_two_processes_share_late_joiners_and_the_weighted_loss(tagged, text_fol
     (folder / "config.json").write_text(json.dumps(config))
     losses = {}
     for name, count in (("1", 1), ("2", 2)):
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", count]
-        launch += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
         out = tmp_path / name
         command = [*launch, tmp_path / "script.py", tmp_path / "data", out, folder, json.dumps(EVERYTHING)]
         found = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)

@@ -8,14 +8,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .batches import PairDataset
 from .model import DiptychModel
 from .processor import DiptychProcessor
-
-if TYPE_CHECKING:
-    from .fit import TrainConfig
+from .train_config import TrainConfig
 
 FREE = {"workers", "checkpoint_steps", "checkpoint_minutes", "keep", "skip_nonfinite", "tracker"}
 """Options that a run may go on with otherwise than it began."""

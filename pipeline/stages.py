@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from .model import DiptychModel
-
-if TYPE_CHECKING:
-    from .fit import TrainConfig
+from .train_config import TrainConfig
 
 
 def unfreeze(model: DiptychModel, config: TrainConfig, epoch: int) -> bool:

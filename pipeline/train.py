@@ -21,10 +21,11 @@ from .check import quick_check
 from .columns import find_columns, label_ids, label_names
 from .config import MULTI_LABEL
 from .data import hold_out, load_tables
-from .fit import Fit, TrainConfig, rank_epoch
+from .fit import Fit, rank_epoch
 from .labels import is_multi_label, multi_label_names, multi_label_targets, strata
 from .losses import ClassLoss, balanced_weights
 from .record import begin_anew, identity_of, read_record, require_same, write_record
+from .train_config import TrainConfig
 
 
 def train(

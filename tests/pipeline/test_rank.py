@@ -40,7 +40,7 @@ def aligned(pairs, text_folder, tmp_path_factory):
         folder,
         objective="align",
         text_encoder=text_folder,
-        epochs=4,
+        epochs=10,
         unfreeze_text=None,
         say=said.append,
         **OPTIONS,

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from diptych.pipeline.fit import TrainConfig, out_of_patience
+from diptych.pipeline.fit import out_of_patience
 from diptych.pipeline.stages import parameter_groups, schedule, unfreeze
+from diptych.pipeline.train_config import TrainConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup

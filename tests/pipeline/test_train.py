@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 from diptych import evaluate, load_model, train
-from diptych.pipeline.fit import TrainConfig, parameter_groups
+from diptych.pipeline.stages import parameter_groups
+from diptych.pipeline.train_config import TrainConfig
 
 from ..conftest import build_tiny
 

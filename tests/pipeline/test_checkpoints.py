@@ -398,7 +398,7 @@ number, times = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 original = fit.draw_seed
 
 def seed(of, what, epoch, batch, *rest):
-    if (epoch, batch) == (1, 1):
+    if (epoch, batch) >= (1, 1):
         for _ in range(times):
             os.kill(os.getpid(), number)
         if times > 1:
@@ -438,10 +438,10 @@ def test_the_command_line_says_how_to_go_on_and_does(few, text_folder, tmp_path)
 
 @pytest.mark.slow
 def test_a_disk_that_really_fills_up(few, text_folder, tmp_path):
-    """On a file system of two megabytes: the model fits, a few checkpoints don't."""
+    """On a file system of ten megabytes: two checkpoints fit, a third doesn't."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:

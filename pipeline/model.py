@@ -172,28 +172,30 @@ class DiptychModel(PreTrainedModel):
         elif self.alignment is None:
             self.alignment = Alignment(self.config.hidden_size).to(self.device)
 
-    def embed_images(self, pixel_values: Tensor) -> Tensor:
+    def embed_images(self, pixel_values: Tensor, image_present: Tensor | None = None) -> Tensor:
         """Images in the space where each lies close to its text, (batch, dim), of length 1.
 
         Args:
             pixel_values: (batch, 3, height, width), normalised.
+            image_present: (batch,), False in rows without an image, whose embeddings mean nothing.
 
         Raises:
             ValueError: The model was not trained with alignment.
         """
-        return self._aligned().embed_image(self.image_encoder(pixel_values))
+        return self._aligned().embed_image(self.image_encoder(pixel_values, image_present))
 
-    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor, text_present: Tensor | None = None) -> Tensor:
         """Texts in the same space, (batch, dim), of length 1.
 
         Args:
             input_ids: (batch, words).
             attention_mask: (batch, words), 1 = a real word.
+            text_present: (batch,), False in rows without a text, likewise.
 
         Raises:
             ValueError: The model was not trained with alignment.
         """
-        return self._aligned().embed_text(self.text_encoder(input_ids, attention_mask))
+        return self._aligned().embed_text(self.text_encoder(input_ids, attention_mask, text_present))
 
     def _aligned(self) -> Alignment:
         if self.alignment is None:

@@ -227,8 +227,8 @@ def _embed(model: Any, loader: Any, accelerator: Accelerator, *, quiet: bool) ->
     parts: dict[str, list[Tensor]] = {}
     for batch in tqdm(loader, desc="embed", unit="batch", disable=True if quiet else None, leave=False):
         found = {
-            "images": aligned.embed_images(batch["pixel_values"]).float(),
-            "texts": aligned.embed_texts(batch["input_ids"], batch["attention_mask"]).float(),
+            "images": aligned.embed_images(batch["pixel_values"], batch["image_present"]).float(),
+            "texts": aligned.embed_texts(batch["input_ids"], batch["attention_mask"], batch["text_present"]).float(),
             **{key: batch[key] for key in ("image_ids", "text_ids", "image_present", "text_present")},
             **({"labels": batch["labels"]} if "labels" in batch else {}),
         }

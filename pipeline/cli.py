@@ -7,11 +7,28 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from .options import (
+    BatchSize,
+    ClassWeights,
+    Debug,
+    Fusion,
+    ImageColumn,
+    ImageWeights,
+    Json,
+    LabelColumn,
+    Objective,
+    OnBadRow,
+    Pattern,
+    Precision,
+    Quiet,
+    Split,
+    TextColumn,
+)
 
 app = typer.Typer(
     name="diptych",
@@ -21,71 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no remarks: only results and errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
-ImageColumn = Annotated[str | None, typer.Option(help="Column with the images, if it cannot be told.")]
-TextColumn = Annotated[str | None, typer.Option(help="Column with the texts, likewise.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column with the labels, likewise.")]
-Split = Annotated[str | None, typer.Option(help="Which split of the data.")]
-BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
-
-
-class OnBadRow(str, Enum):
-    """What to do with a row whose image or text cannot be used."""
-
-    mask = "mask"
-    skip = "skip"
-    error = "error"
-
-
-class Fusion(str, Enum):
-    """How both halves come together."""
-
-    cross_modal = "cross-modal"
-    self_attention = "self-attention"
-    bilinear = "bilinear"
-    concat = "concat"
-    mlp = "mlp"
-
-
-class Pattern(str, Enum):
-    """Which tokens see each other in self-attention."""
-
-    dense = "dense"
-    sliding_window = "sliding-window"
-    global_ = "global"
-    both = "sliding-window+global"
-
-
-class Objective(str, Enum):
-    """What is trained for."""
-
-    classify = "classify"
-    align = "align"
-
-
-class ClassWeights(str, Enum):
-    """How classes count in the loss."""
-
-    none = "none"
-    balanced = "balanced"
-
-
-class Precision(str, Enum):
-    """Number format of training."""
-
-    no = "no"
-    fp16 = "fp16"
-    bf16 = "bf16"
-
-
-class ImageWeights(str, Enum):
-    """Where a ResNet named by --image-encoder starts from."""
-
-    pretrained = "pretrained"
-    random = "random"
 
 
 @app.command()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from .tokens import Tokens, encode_present
+from .tokens import Tokens, all_present, encode_present
 from .trainable import Encoder, Part
 
 IMAGE_ENCODERS = (*models.list_models(module=models, include=["resnet*", "resnext*", "wide_resnet*"]), "resnet-tiny")
@@ -96,16 +96,20 @@ class ResNetEncoder(Encoder):
         mask = torch.ones(batch, rows * columns, dtype=torch.bool, device=states.device)
         return Tokens(states, mask, present, grid=(rows, columns))
 
-    def forward(self, pixel_values: Tensor, present: Tensor | None = None) -> Tokens:
+    def forward(
+        self, pixel_values: Tensor | None, present: Tensor | None = None, *, features: Tensor | None = None
+    ) -> Tokens:
         """Region tokens (batch, regions, dim) from (batch, 3, height, width) normalised pixels.
 
         Args:
-            pixel_values: Any height and width; absent rows may hold anything.
+            pixel_values: Any height and width; absent rows may hold anything. Not read if `features` are given.
             present: (batch,), False in rows without an image; all are there if not given.
+            features: What `encode` gives for the rows, if that is known.
         """
-        if present is None:
-            present = torch.ones(len(pixel_values), dtype=torch.bool, device=pixel_values.device)
-        return self.project(encode_present(self.encode, present, (self.width, 1, 1), pixel_values), present)
+        present = all_present(present, like=pixel_values if features is None else features)
+        if features is None:
+            features = encode_present(self.encode, present, (self.width, 1, 1), pixel_values)
+        return self.project(features, present)
 
 
 def pretrained_weights(name: str) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from .tokens import Tokens, encode_present
+from .tokens import Tokens, all_present, encode_present
 from .trainable import Encoder, Part
 
 
@@ -98,17 +98,27 @@ class BertEncoder(Encoder):
         mask = attention_mask[:, : features.shape[1]].bool()
         return Tokens(self.projection(features), mask, present)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, present: Tensor | None = None) -> Tokens:
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        present: Tensor | None = None,
+        *,
+        features: Tensor | None = None,
+    ) -> Tokens:
         """Word tokens (batch, words, dim) from (batch, words) ids.
 
         Args:
-            input_ids: Real words first, padding last.
+            input_ids: Real words first, padding last. Not read if `features` are given.
             attention_mask: 1 where a word is real; the ids elsewhere don't matter.
             present: (batch,), False in rows without a text; all are there if not given.
+            features: What `encode` gives for the rows, if that is known.
         """
-        if present is None:
-            present = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        features = encode_present(self.encode, present, (1, self.width), input_ids, attention_mask)
+        if attention_mask is None:
+            raise ValueError("there is no attention_mask: give one beside input_ids, or beside text features")
+        present = all_present(present, like=input_ids if features is None else features)
+        if features is None:
+            features = encode_present(self.encode, present, (1, self.width), input_ids, attention_mask)
         return self.project(features, attention_mask, present)
 
 

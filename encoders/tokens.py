@@ -84,7 +84,20 @@ def fill_absent(tokens: Tokens, present: Tensor, null: Tensor) -> Tokens:
     )
 
 
-def encode_present(encode: Callable[..., Tensor], present: Tensor, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
+def all_present(present: Tensor | None, *, like: Tensor | None) -> Tensor:
+    """`present` (batch,), or that every row of `like` is there if it is not given.
+
+    Raises:
+        ValueError: There are no rows to be there.
+    """
+    if like is None:
+        raise ValueError("an encoder needs its input or, in place of it, its features: give one of them")
+    return torch.ones(len(like), dtype=torch.bool, device=like.device) if present is None else present
+
+
+def encode_present(
+    encode: Callable[..., Tensor], present: Tensor, shape: tuple[int, ...], *inputs: Tensor | None
+) -> Tensor:
     """Encode the rows that are there, and only those: an absent half never enters a trunk.
 
     Args:
@@ -100,7 +113,7 @@ def encode_present(encode: Callable[..., Tensor], present: Tensor, shape: tuple[
         return encode(*inputs)
     if not bool(present.any()):
         return torch.zeros(len(present), *shape, device=present.device)
-    encoded = encode(*(tensor[present] for tensor in inputs))
+    encoded = encode(*(tensor[present] for tensor in inputs if tensor is not None))
     features = encoded.new_zeros(len(present), *encoded.shape[1:])
     features[present] = encoded
     return features

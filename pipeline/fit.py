@@ -76,6 +76,7 @@ class Fit:
         resume: bool = False,
         identity: dict[str, Any] | None = None,
         note: Callable[[], None] = lambda: None,
+        after_epoch: Callable[[dict[str, Any]], None] = lambda epoch: None,
     ) -> list[dict[str, Any]]:
         """Train for all epochs; what each one cost and gave.
 
@@ -85,6 +86,7 @@ class Fit:
             resume: Go on from the newest whole checkpoint, if there is one.
             identity: What must be the same for that, by name.
             note: Called whenever there is something new to record.
+            after_epoch: Called with the figures of each epoch; what it raises ends the run.
 
         Raises:
             Interrupted: A signal came; where the run stands is saved.
@@ -145,6 +147,7 @@ class Fit:
                 progress.end_epoch({"epoch": epoch, "train_loss": loss, "seconds": seconds, **metrics})
                 self._close(model, metrics)
                 note()
+                after_epoch(progress.history[-1])
                 if epoch < config.epochs:
                     if out_of_patience(progress.history, self.best, config):
                         self.say(f"stopped after epoch {epoch}: {config.patience} without a better one (--patience)")

@@ -79,15 +79,17 @@ class DiptychModel(PreTrainedModel):
 
     def forward(
         self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         image_present: Tensor | None = None,
         text_present: Tensor | None = None,
         labels: Tensor | None = None,
         image_ids: Tensor | None = None,
         text_ids: Tensor | None = None,
         *,
+        image_features: Tensor | None = None,
+        text_features: Tensor | None = None,
         modality_weights: Tensor | None = None,
         output_attentions: bool = False,
         average_heads: bool = False,
@@ -104,13 +106,16 @@ class DiptychModel(PreTrainedModel):
             labels: (batch,), class indices, for a loss; (batch, classes), 1 or 0, if the model is multi-label.
             image_ids: (batch,), equal where images are: such rows are no contrast to each other.
             text_ids: (batch,), likewise of texts.
+            image_features: What the image encoder's `encode` gives, in place of `pixel_values`.
+            text_features: What the text encoder's `encode` gives, in place of `input_ids`.
             modality_weights: (batch, 2), to be used in place of the gate's own.
             output_attentions: Whether to give the fusion's attention maps.
             average_heads: Whether to give their mean over the heads, as one head.
             return_dict: False gives a tuple without what is None.
         """
-        image = self.image_encoder(pixel_values, image_present)  # Tokens (batch, regions, dim)
-        text = self.text_encoder(input_ids, attention_mask, text_present)  # Tokens (batch, words, dim)
+        # Tokens (batch, regions, dim) and (batch, words, dim)
+        image = self.image_encoder(pixel_values, image_present, features=image_features)
+        text = self.text_encoder(input_ids, attention_mask, text_present, features=text_features)
         output = self.fuse(
             image,
             text,

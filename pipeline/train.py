@@ -46,6 +46,7 @@ def train(
     quiet: bool = False,
     architecture: dict[str, Any] | None = None,
     resume: bool = False,
+    after_epoch: Callable[[dict[str, Any]], None] = lambda epoch: None,
     **run: Any,
 ) -> dict[str, Any]:
     """Fine-tune on labelled pairs; the best epoch's model is kept in `out/model`, the run's record in `out/run.json`.
@@ -72,6 +73,7 @@ def train(
         quiet: Show no progress bar.
         architecture: Other fields of `DiptychConfig`, such as `fusion`.
         resume: Go on with the run in `out`, from its newest whole checkpoint, if it has one.
+        after_epoch: Called with the figures of each epoch, in all processes; what it raises ends the run.
         **run: Fields of `TrainConfig`.
 
     Returns:
@@ -226,7 +228,7 @@ def train(
             write_record(folder, record(state))
 
     try:
-        fit.run(training_set, validation_set, resume=resume, identity=identity, note=note)
+        fit.run(training_set, validation_set, resume=resume, identity=identity, note=note, after_epoch=after_epoch)
     except BaseException:
         with contextlib.suppress(OSError):  # of a full disk, say, which is then the error to tell
             note("interrupted")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diptych import DiptychConfig, DiptychModel, DiptychProcessor
 from diptych.encoders import Tokens
+from diptych.encoders.tokens import encode_present
 from diptych.encoders.trainable import check_partition
 from diptych.fusion import PATTERNS
 from diptych.pipeline.model import build_fusion
@@ -289,3 +290,17 @@ def test_the_tuple_form_holds_the_same(tiny):
     model, processor = tiny
     batch = batch_of(processor)
     assert torch.equal(model(**batch, return_dict=False)[0], model(**batch).logits)
+
+
+def test_features_stand_in_for_what_they_were_encoded_from(tiny):
+    model, processor = tiny
+    batch = processor([picture("red"), None, picture("blue")], ["a red shirt", "a blue shoe", None])
+    image = encode_present(model.image_encoder.encode, batch["image_present"], (128, 1, 1), batch["pixel_values"])
+    text = model.text_encoder.encode(batch["input_ids"], batch["attention_mask"])
+    there = {name: batch[name] for name in ("attention_mask", "image_present", "text_present")}
+    found = model(**there, image_features=image, text_features=text)
+    torch.testing.assert_close(found.logits, model(**batch).logits)
+    with pytest.raises(ValueError, match="an encoder needs its input or, in place of it, its features"):
+        model(**there, text_features=text)
+    with pytest.raises(ValueError, match="there is no attention_mask"):
+        model(pixel_values=batch["pixel_values"])

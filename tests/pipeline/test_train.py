@@ -59,6 +59,20 @@ def test_it_says_what_it_does(trained):
     assert str(folder) in text
 
 
+def test_whoever_waits_for_epochs_hears_each_and_may_end_the_run(pairs, text_folder, tmp_path):
+    heard = []
+
+    def listen(epoch):
+        heard.append(epoch["epoch"])
+        if epoch["epoch"] == 2:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        run(pairs, tmp_path / "run", text_folder, epochs=3, after_epoch=listen)
+    assert heard == [1, 2]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "interrupted"
+
+
 def test_the_record_of_a_run_is_saved(trained):
     folder, record, _ = trained
     saved = json.loads((folder / "run.json").read_text())

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
-from .data import Table
 from .processor import DiptychImageProcessor, DiptychProcessor
 from .rows import Columns, read_pair
+
+if TYPE_CHECKING:
+    from .data import Table
 
 _SIDES = re.compile(r"\b(left|right)(most|ward|wards|-hand)?\b", re.IGNORECASE)
 

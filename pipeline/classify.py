@@ -6,20 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, tee
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import torch
 
 from .build import load_model
-from .columns import find_columns
-from .data import Table, load_tables
 from .model import DiptychModel, require_classes
 from .predictions import Prediction, output_columns, output_row
 from .processor import DiptychProcessor
-from .rank import Ranked, rank
 from .rows import BadRow, Columns, Pair, UnreadableRow, read_pair
 from .scores import chosen, scores
+
+if TYPE_CHECKING:  # what reads tables loads datasets and pandas: a pair needs neither
+    from .data import Table
+    from .rank import Ranked
 
 ON_BAD_ROW = ("mask", "skip", "error")
 _NOT_GIVEN: Any = object()
@@ -100,21 +100,14 @@ class ImageTextClassifier:
             raise ValueError("give pairs, or image=..., text=... or both of one pair")
         if halves:
             pairs = halves
-        if isinstance(pairs, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-            raise ValueError(
-                f"the data has the splits {', '.join(pairs)}: give one of them, data[{next(iter(pairs))!r}]"
-            )
+        if _of_datasets(pairs):
+            return self._dataset(pairs, options)
         if isinstance(pairs, Mapping):
             _require_a_half(pairs)
             return next(self.stream([pairs], **options))
-        if isinstance(pairs, (datasets.Dataset, datasets.IterableDataset)):
-            table = load_tables(pairs)["train"]
-            found = self.table_stream(table, pair_columns(table), **options)
-            if isinstance(pairs, datasets.IterableDataset):
-                return found
-            empty: dict[str, list[Any]] = {name: [] for name in output_columns(pairs.column_names)}
-            return datasets.Dataset.from_list(list(found)) if len(pairs) else datasets.Dataset.from_dict(empty)
         if hasattr(pairs, "to_dict") and hasattr(pairs, "columns"):  # a DataFrame, without importing pandas
+            from .data import Table
+
             rows = pairs.to_dict("records")
             if not rows:
                 return type(pairs)([], index=pairs.index, columns=output_columns(pairs.columns))
@@ -133,6 +126,21 @@ class ImageTextClassifier:
             f"a {type(pairs).__name__} cannot be classified: give a dict with 'image' and 'text', or a list, "
             "generator, DataFrame or datasets.Dataset of them"
         )
+
+    def _dataset(self, data: Any, options: dict[str, Any]) -> Any:
+        """The same kind of dataset with the prediction's columns added, for an object of the package `datasets`."""
+        import datasets
+
+        from .data import load_tables
+
+        if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+            raise ValueError(f"the data has the splits {', '.join(data)}: give one of them, data[{next(iter(data))!r}]")
+        table = load_tables(data)["train"]
+        found = self.table_stream(table, pair_columns(table), **options)
+        if isinstance(data, datasets.IterableDataset):
+            return found
+        empty: dict[str, list[Any]] = {name: [] for name in output_columns(data.column_names)}
+        return datasets.Dataset.from_list(list(found)) if len(data) else datasets.Dataset.from_dict(empty)
 
     def table_stream(
         self, table: Table, columns: Columns, *, batch_size: int = 32, on_bad_row: str = "mask"
@@ -164,6 +172,8 @@ class ImageTextClassifier:
         Raises:
             ValueError: The model was trained without alignment, or there is nothing to rank.
         """
+        from .rank import rank
+
         return rank(self.model, self.processor, image=image, text=text, texts=texts, images=images, top=top)
 
     def stream(
@@ -257,12 +267,20 @@ def pair_columns(table: Table) -> Columns:
     Raises:
         ValueError: Neither can be told.
     """
+    from .columns import find_columns
+
     try:
         return find_columns(table, need_label=False)
     except ValueError:
         if {"image", "text"} & set(getattr(table.rows, "features", None) or table.first or ()):
             return Columns("image", "text")
         raise
+
+
+def _of_datasets(value: Any) -> bool:
+    """True of the tables of the package `datasets`, without importing it; a column of one is a list."""
+    names = ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict")
+    return any(kind.__name__ in names and kind.__module__.startswith("datasets.") for kind in type(value).__mro__)
 
 
 def _require_a_half(pair: Mapping[str, Any]) -> None:

@@ -56,6 +56,19 @@ def test_help_is_quick():
     assert best < 2.0  # with torch it takes 5 s and more; the promise of 0.5 s is for a machine at rest
 
 
+@pytest.mark.slow
+def test_classifying_a_pair_loads_nothing_that_reads_tables(model, table):
+    """Each costs a command its share of a second; accelerate and scipy are transformers' own, and come with it."""
+    code = (
+        "import sys; from diptych.pipeline.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "print([name for name in ('datasets', 'pandas', 'pyarrow', 'sklearn', 'matplotlib') if name in sys.modules])"
+    )
+    arguments = ["classify", str(table.parent / "0.png"), "a red shirt", "--model", model]
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    assert ran.stdout.startswith(("yes", "no"))
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("command", ["classify", "train", "evaluate", "info"])
 def test_every_command_has_help_json_quiet_and_debug(command):
     text = diptych(command, "--help").output

@@ -109,7 +109,9 @@ class PairDataset(Dataset[Example]):
     def __getitem__(self, index: int | tuple[int, int]) -> Example:
         epoch, index = index if isinstance(index, tuple) else (0, index)
         row = self.rows[index]
-        pair = read_pair(row, self.table.rows[row], self.columns, self.table.folder)
+        # ids are those of whole pictures, however they are stored
+        enough = None if self.ids else self.image_processor.needed_size
+        pair = read_pair(row, self.table.rows[row], self.columns, self.table.folder, at_least=enough)
         pixel_values = None
         if pair.image is not None:
             pixel_values = self.image_processor.normalize(self._prepare(pair.image, epoch, row))

@@ -203,9 +203,10 @@ class ImageTextClassifier:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         require_classes(self.model)
         columns = columns or Columns("image", "text")
+        enough = self.processor.image_processor.needed_size
         numbered = enumerate(rows)
         for chunk in _chunks(numbered, batch_size):
-            pairs = [read_pair(number, _as_row(row), columns, folder) for number, row in chunk]
+            pairs = [read_pair(number, _as_row(row), columns, folder, at_least=enough) for number, row in chunk]
             bad = next((p for p in pairs if p.bad), None) if on_bad_row == "error" else None
             yield from self._predict(pairs[: pairs.index(bad)] if bad else pairs, skip=on_bad_row == "skip")
             if bad:

@@ -481,7 +481,8 @@ def _reported(debug: bool) -> Iterator[None]:
 def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | Path, as_json: bool) -> None:
     from .rows import Columns, read_pair
 
-    pair = read_pair(0, {"image": image, "text": text}, Columns("image", "text"))  # before a model is loaded
+    # before a model is loaded, whether it can be decoded at all: the least scale will do
+    pair = read_pair(0, {"image": image, "text": text}, Columns("image", "text"), at_least=(1, 1))
     if pair.bad and (on_bad_row != "mask" or pair.status == "both_missing"):
         raise ValueError(f"{pair.reason} ({pair.status})")
     from .classify import ImageTextClassifier

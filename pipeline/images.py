@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, JpegImagePlugin
 
 MAX_PIXELS = 178_956_970
 """More pixels than this are refused before decoding: a few kB can claim to be gigabytes."""
@@ -42,6 +42,8 @@ _UPRIGHT = {  # by the EXIF tag Orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BOX = "diptych_box"
+"""Under what name a picture decoded at reduced scale keeps what `picture_box` says of it."""
 
 
 class BadImage(ValueError):
@@ -56,8 +58,11 @@ class BadImage(ValueError):
         self.status = status
 
 
-def read_image(source: Any, *, folder: Path | None = None) -> Image.Image:
+def read_image(source: Any, *, folder: Path | None = None, at_least: tuple[int, int] | None = None) -> Image.Image:
     """Read one image: upright by its EXIF tag, transparency over white, first frame, 8-bit RGB.
+
+    A JPEG that is at least twice as large as it must be is decoded at a half, a quarter or an eighth of its
+    scale, by its own cosine transform: less work and memory, and nearly what scaling the whole picture gives.
 
     Args:
         source: A path, the bytes of a file, a `{"bytes", "path"}` dict as `datasets` has it
@@ -65,23 +70,39 @@ def read_image(source: Any, *, folder: Path | None = None) -> Image.Image:
             of 8-bit integers. Never changed. A `BadImage`, from where it could not be fetched, is
             raised.
         folder: Where relative paths start; the current directory if not given.
+        at_least: (height, width) in pixels, of the upright picture, below which neither side may come out by
+            that; every picture is decoded at its full size if not given.
 
     Raises:
         BadImage: There is none, it cannot be decoded whole, or it has more than `MAX_PIXELS`.
     """
     with _DECODING, contextlib.ExitStack() as files:
-        image, name = _open(source, folder, files)
+        image, name, own = _open(source, folder, files)
         if 0 in image.size:
             raise BadImage("image_unreadable", f"{name} has {image.width} x {image.height} pixels")
         if image.width * image.height > MAX_PIXELS:
             raise BadImage("image_too_large", f"{name} has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
         try:
+            box = _draft(image, at_least) if own and at_least is not None else None
             image.load()
-            return _to_rgb(_upright(image))
+            rgb = _to_rgb(_upright(image))
+            if box is not None:
+                rgb.info[_BOX] = rgb.size, box
+            return rgb
         except MemoryError as error:
             raise BadImage("image_too_large", f"{name} needs more memory than there is") from error
         except Exception as error:  # decoders raise nearly anything on a damaged file
             raise BadImage("image_unreadable", f"{name} cannot be decoded: {_first_line(error)}") from error
+
+
+def picture_box(image: Image.Image) -> tuple[float, float, float, float]:
+    """Where the picture lies in what `read_image` gave: left, top, right and bottom, in pixels.
+
+    All of it; but the sides of one decoded at reduced scale may hold a part of a pixel less. Who scales it
+    must not scale that in, or the whole picture is shifted by it.
+    """
+    size, box = image.info.get(_BOX, (None, None))
+    return box if box is not None and size == image.size else (0, 0, *image.size)  # copies made by Pillow inherit it
 
 
 def is_nothing(value: Any) -> bool:
@@ -91,8 +112,8 @@ def is_nothing(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and bool(value != value)
 
 
-def _open(source: Any, folder: Path | None, files: contextlib.ExitStack) -> tuple[Image.Image, str]:
-    """The image, not yet decoded, and what to call it in a message."""
+def _open(source: Any, folder: Path | None, files: contextlib.ExitStack) -> tuple[Image.Image, str, bool]:
+    """The image, not yet decoded, what to call it in a message, and whether it is ours to change."""
     label = "the image"
     if isinstance(source, dict) and {"bytes", "path"} >= source.keys():
         name = source.get("path")
@@ -103,17 +124,17 @@ def _open(source: Any, folder: Path | None, files: contextlib.ExitStack) -> tupl
     if is_nothing(source) or (isinstance(source, str) and not source.strip()):
         raise BadImage("image_missing", "there is no image")
     if isinstance(source, Image.Image):
-        return source, label
+        return source, label, False
     if isinstance(source, np.ndarray):
-        return _from_array(source), label
+        return _from_array(source), label, True
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(bytes(source)), label), label
+        return _decode(io.BytesIO(bytes(source)), label), label, True
     if isinstance(source, (str, Path)):
         if "://" in str(source) or str(source).startswith("data:"):
             raise BadImage("image_missing", f"{_shown(source)} is a URL, which is not followed: download it first")
         path = Path(source) if folder is None else folder / source
         file = files.enter_context(_open_file(path))
-        return _decode(file, _shown(path)), _shown(path)
+        return _decode(file, _shown(path)), _shown(path), True
     raise BadImage("image_unreadable", f"a {type(source).__name__} is no image: give a path, bytes or a PIL image")
 
 
@@ -171,12 +192,36 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise BadImage("image_unreadable", f"an array of shape {array.shape} is no image") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF tag says. A damaged tag says nothing: that is no reason to refuse a whole picture."""
+def _draft(image: Image.Image, at_least: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """Have a JPEG decoded at the least scale that will do; its `picture_box` once it is upright, None if whole."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return None
+    orientation = _orientation(image)
+    height, width = at_least if orientation < 5 else at_least[::-1]  # from 5 on it lies on its side
+    whole = image.size
+    drafted = image.draft(None, (width, height))
+    if drafted is None or image.size == whole:
+        return None
+    right, bottom = drafted[1][2:]  # fractions of a pixel: what the file's sides are not multiples of
+    spare = [image.width - right, image.height - bottom]
+    if orientation >= 5:
+        right, bottom, spare = bottom, right, spare[::-1]
+    left = spare[0] if orientation in (2, 3, 6, 7) else 0  # turned, the spare part of a pixel comes first
+    top = spare[1] if orientation in (3, 4, 7, 8) else 0
+    return left, top, left + right, top + bottom
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF tag, 1 to 8. A damaged tag says nothing: that is no reason to refuse a whole picture."""
     try:
-        turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
+        found = image.getexif().get(0x0112, 1)
+        return found if found in _UPRIGHT else 1
     except Exception:  # the parsers of EXIF and XMP raise nearly anything
-        turn = None
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 

@@ -71,8 +71,9 @@ def rank(
         raise ValueError("give an image and texts to rank for it, or a text and images")
     if top is not None and top < 1:
         raise ValueError(f"top is {top}; it must be at least 1")
+    enough = processor.image_processor.needed_size
     if images is None:
-        query = _embed_images(model, processor, [read_image(image)])
+        query = _embed_images(model, processor, [read_image(image, at_least=enough)])
         of_texts = [read_text(candidate) for candidate in texts or ()]
         problems = [problem for _, problem in of_texts]
         usable = [words for words, problem in of_texts if words is not None]
@@ -85,7 +86,7 @@ def rank(
         parts, problems = [query[:0]], []
         for candidate in images:  # one after another, so that any number of them fits
             try:
-                parts.append(_embed_images(model, processor, [read_image(candidate)]))
+                parts.append(_embed_images(model, processor, [read_image(candidate, at_least=enough)]))
                 problems.append(None)
             except BadImage as error:
                 problems.append((error.status, str(error)))

@@ -93,7 +93,14 @@ class BadRow(ValueError):
     """A row that cannot be used, where the caller asked to stop at the first such."""
 
 
-def read_pair(number: int, row: Mapping[str, Any], columns: Columns, folder: Path | None = None) -> Pair:
+def read_pair(
+    number: int,
+    row: Mapping[str, Any],
+    columns: Columns,
+    folder: Path | None = None,
+    *,
+    at_least: tuple[int, int] | None = None,
+) -> Pair:
     """Read the image and the text of a row. Never raises for what a row holds: the status tells.
 
     Args:
@@ -101,13 +108,14 @@ def read_pair(number: int, row: Mapping[str, Any], columns: Columns, folder: Pat
         row: By column name; an absent column counts as an absent half. An `UnreadableRow` is bad as a whole.
         columns: Which columns to read.
         folder: Where relative image paths start.
+        at_least: (height, width) in pixels that will do of the image; see `read_image`.
     """
     if isinstance(row, UnreadableRow):
         return Pair(number, None, None, (("row_unreadable", row.reason),))
     problems: list[tuple[str, str]] = []
     image: Image.Image | None = None
     try:
-        image = read_image(row.get(columns.image), folder=folder)
+        image = read_image(row.get(columns.image), folder=folder, at_least=at_least)
     except BadImage as error:
         problems.append((error.status, str(error)))
     text, problem = read_text(row.get(columns.text))

@@ -298,3 +298,20 @@ def test_one_text_in_a_hundred_is_enough():
 @pytest.mark.parametrize("texts", [[], [None], [None, 3, ["left"]]], ids=str)
 def test_what_is_no_text_says_nothing_of_sides(texts):
     assert not speaks_of_sides(texts)
+
+
+# large photos
+
+
+def test_a_large_jpeg_is_drafted_but_for_its_id(processor):
+    file = io.BytesIO()
+    picture(163, 121).save(file, "JPEG", quality=95)
+    jpeg = Table([{"photo": file.getvalue(), "caption": "a shirt"}], None, "data")
+    whole = Table([{"photo": png(Image.open(file)), "caption": "a shirt"}], None, "data")
+    (drafted, expected), (hashed, same) = (
+        [PairDataset(table, COLUMNS, None, processor, ids=ids)[0] for table in (jpeg, whole)] for ids in (False, True)
+    )
+    assert not torch.equal(drafted.pixel_values, expected.pixel_values)
+    assert (drafted.pixel_values - expected.pixel_values).abs().mean() < 0.02
+    assert torch.equal(hashed.pixel_values, same.pixel_values)
+    assert hashed.image_id == same.image_id

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 from diptych import ImageTextClassifier
 from diptych.pipeline.rows import BadRow
+from PIL import Image
 
 from ..conftest import picture
 
@@ -38,6 +40,18 @@ def test_one_pair_in_one_prediction_out(classify, rows):
     assert sum(found["scores"].values()) == pytest.approx(1.0)
     assert found["score"] == max(found["scores"].values()) == found["scores"][found["label"]]
     assert found["image_weight"] + found["text_weight"] == pytest.approx(1.0)
+
+
+def test_a_large_photo_is_decoded_at_reduced_scale_and_classified_the_same(classify, tmp_path):
+    for i, colour in enumerate(("red", "blue")):
+        picture(colour, seed=i).resize((333, 257)).save(tmp_path / f"{i}.jpg")
+    rows = [{"image": tmp_path / f"{i}.jpg", "text": "a red shirt"} for i in range(2)]
+    found = classify(rows)
+    whole = classify([{**row, "image": np.asarray(Image.open(row["image"]))} for row in rows])
+    assert [one["scores"] for one in found] != [one["scores"] for one in whole]
+    for one, other in zip(found, whole, strict=True):
+        assert one["label"] == other["label"]
+        assert one["scores"] == pytest.approx(other["scores"], abs=0.01)
 
 
 def test_every_form_gives_the_same_in_the_same_order(classify, rows):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
-from diptych.pipeline.images import BadImage
+from diptych.pipeline.images import BadImage, read_image
 from diptych.pipeline.processor import IMAGENET_MEAN, IMAGENET_STD, DiptychImageProcessor, DiptychProcessor
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,6 +116,31 @@ def test_every_picture_comes_out_in_the_size_that_the_encoder_sees(size, wanted,
     height, width = wanted
     ours = DiptychImageProcessor(height=height, width=width, shortest_edge=max(wanted) + beyond)
     assert ours.resize(Image.new("RGB", size)).size == (width, height)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(100, 700), st.integers(100, 700)),
+    wanted=st.tuples(st.integers(16, 40), st.integers(16, 40)),
+    beyond=st.none() | st.integers(0, 20),
+    interpolation=st.sampled_from(list(RESAMPLING)),
+)
+def test_a_large_jpeg_comes_out_nearly_as_from_all_its_pixels(size, wanted, beyond, interpolation):
+    height, width = wanted
+    edge = None if beyond is None else max(wanted) + beyond
+    ours = DiptychImageProcessor(height=height, width=width, shortest_edge=edge, interpolation=interpolation)
+    photo = np.asarray(noise(7, 5).resize(size, Image.Resampling.BICUBIC), np.int16) + np.asarray(noise(*size)) // 16
+    file = io.BytesIO()
+    Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    drafted, whole = read_image(file.getvalue(), at_least=ours.needed_size), read_image(file.getvalue())
+    first, second = ours.resize(drafted), ours.resize(whole)
+    least = (edge, edge) if edge is not None else (height, width)
+    if size[0] < 4 * least[1] or size[1] < 4 * least[0]:  # not much larger: byte for byte
+        assert first.tobytes() == second.tobytes()
+    else:
+        assert drafted.width < whole.width
+        assert np.abs(np.subtract(first, second, dtype=np.float32)).mean() < 1
+        assert difference(first, second) < 16
 
 
 def test_pixel_values_are_channels_first_and_normalised():

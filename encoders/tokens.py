@@ -109,9 +109,9 @@ def encode_present(
     Returns:
         Features of `batch` rows, 0 in absent ones.
     """
-    if bool(present.all()):
+    if len(present) and bool(present.all()):
         return encode(*inputs)
-    if not bool(present.any()):
+    if not bool(present.any()):  # or no row at all
         return torch.zeros(len(present), *shape, device=present.device)
     encoded = encode(*(tensor[present] for tensor in inputs if tensor is not None))
     features = encoded.new_zeros(len(present), *encoded.shape[1:])

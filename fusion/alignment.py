@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..encoders.tokens import Tokens
+from .processes import gather_rows, times_processes
 
 START = math.log(1 / 0.07)
 LARGEST = 4.605  # exp gives 99.98: log(100) rounded down, so that no rounding of the exponential passes 100
@@ -92,10 +90,10 @@ def contrastive_loss(
     Mean over pairs of the two cross-entropies, halved (van den Oord et al., 2018). Pairs that share an
     image or a text are not told apart: nothing says that the one's text is false of the other's image.
 
-    With several processes a pair is told from those of all of them. The loss of one process is then that of
-    its own pairs, so normalised that the mean over processes is the loss of all pairs in one batch; gradients
-    that are averaged over processes, as DistributedDataParallel does, are those of that one batch. Every
-    process has to call this, and go backward through it, equally often; their batches may differ in size.
+    With several processes a pair is told from those of all of them, and each process gives the loss of all
+    pairs in one batch; gradients that are averaged over processes, as DistributedDataParallel does, are those
+    of that one batch. Every process has to call this equally often; their batches may differ in size. Nothing
+    is sent on the way back, where it would cross what DistributedDataParallel sends.
 
     Args:
         image_embeds: (batch, dim), of length 1.
@@ -124,18 +122,16 @@ def contrastive_loss(
         pairs = _widen(torch.stack([image_embeds, text_embeds], dim=1))  # (batch, 2, dim)
         pairs = torch.where(present[:, None, None], pairs, 0.0)  # whatever stands in absent rows stays out
         marks = torch.stack(ids, dim=1)  # (batch, 1 to 3): present, then the ids
-        all_pairs, all_marks, first, processes = _gather(pairs, marks)
-        own = torch.arange(len(pairs), device=pairs.device)
+        pairs, marks = gather_rows(pairs)[0], gather_rows(marks)[0]  # of all processes from here on
+        scale = times_processes(_widen(scale), -1)
+        there, own = marks[:, 0].bool(), torch.arange(len(pairs), device=pairs.device)
 
-        apart = all_marks[:, 0].bool() & ~(marks[:, None, 1:] == all_marks[None, :, 1:]).any(dim=-1)
-        apart[own, first + own] = True  # (batch, all): a pair and what it is told from
-        losses = pairs.new_zeros(len(pairs))
-        for query, candidate in ((0, 1), (1, 0)):
-            scores = _widen(scale) * pairs[:, query] @ all_pairs[:, candidate].T  # (batch, all)
-            scores = scores.masked_fill(~apart, float("-inf"))
-            losses = losses + F.cross_entropy(scores, first + own, reduction="none") / 2
-        loss = torch.where(present, losses, 0.0).sum()
-        return loss * processes / all_marks[:, 0].sum().clamp(min=1)
+        apart = there & there.unsqueeze(1) & ~(marks[:, None, 1:] == marks[None, :, 1:]).any(dim=-1)
+        apart[own, own] = True  # (all, all): a pair and what it is told from
+        scores = (scale * pairs[:, 0] @ pairs[:, 1].T).masked_fill(~apart, float("-inf"))
+        losses = F.cross_entropy(scores, own, reduction="none") + F.cross_entropy(scores.T, own, reduction="none")
+        loss = torch.where(there, losses / 2, 0.0).sum() / there.sum().clamp(min=1)
+        return times_processes(loss)
 
 
 def _embed(project: nn.Sequential, tokens: Tokens) -> Tensor:
@@ -147,44 +143,3 @@ def _embed(project: nn.Sequential, tokens: Tokens) -> Tensor:
 def _widen(tensor: Tensor) -> Tensor:
     """Half types become float32, the others stay as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _gather(pairs: Tensor, marks: Tensor) -> tuple[Tensor, Tensor, int, int]:
-    """Both tensors' rows of all processes, where one's own begin, and how many processes there are.
-
-    Processes with fewer rows are padded to the longest with 0, so that no padding counts as present.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return pairs, marks, 0, 1
-    processes, rank = dist.get_world_size(), dist.get_rank()
-    lengths = torch.zeros(processes, dtype=torch.int64, device=pairs.device)
-    lengths[rank] = len(pairs)
-    dist.all_reduce(lengths)
-    longest = int(lengths.max())
-    missing = longest - len(pairs)
-    # both halves in one call: the processes' calls have to come in the same order, backward too
-    all_pairs = _Gather.apply(F.pad(pairs, (0, 0, 0, 0, 0, missing)))
-    all_marks = _Gather.apply(F.pad(marks, (0, 0, 0, missing)))
-    return all_pairs, all_marks, rank * longest, processes
-
-
-class _Gather(torch.autograd.Function):
-    """Rows of all processes, one process after the other; gradients come back from all of them, summed.
-
-    torch's own function for it is deprecated, and what takes its place is private.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, tensor.contiguous())
-        ctx.rows = len(tensor)
-        return torch.cat(gathered)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        first = dist.get_rank() * ctx.rows
-        return total[first : first + ctx.rows]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..encoders.tokens import Tokens
+from .processes import mean_over_processes
 
 
 class ModalityGate(nn.Module):
@@ -60,18 +61,19 @@ def _softmax(scores: Tensor, image: Tokens, text: Tokens) -> Tensor:
 def balance_loss(weights: Tensor, present: Tensor) -> Tensor:
     """How far the batch's mean weights are from equal: KL((1/2, 1/2) || mean), in nats; 0 where they are.
 
-    Only the mean is held, each row may still lean as far as it likes. Unlike the entropy of the
-    weights, it pulls hardest at a gate that has closed: its gradient doesn't vanish with the weight.
+    Only the mean is held, over all processes that share the batch; each row may still lean as far as it likes.
+    Unlike the entropy of the weights, it pulls hardest at a gate that has closed: its gradient doesn't vanish with
+    the weight.
 
     Args:
         weights: (batch, 2).
         present: (batch, 2), True where the row has that half; rows that have both count.
     """
-    both = present.all(dim=1)
-    if not bool(both.any()):
+    both = present.all(dim=1, keepdim=True).to(weights)
+    sums = mean_over_processes(torch.cat([(weights * both).sum(dim=0), both.sum(dim=0)]))
+    if not bool(sums[2] > 0):
         return weights.sum() * 0.0
-    mean = weights[both].mean(dim=0)
-    return -(2 * mean).clamp(min=1e-30).log().mean()
+    return -(2 * sums[:2] / sums[2]).clamp(min=1e-30).log().mean()
 
 
 def attention_gates(weights: Tensor, image: Tokens, text: Tokens) -> tuple[Tensor, Tensor]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
+from .plan import Plan
 from .processor import DiptychImageProcessor, DiptychProcessor
 from .rows import Columns, read_pair
 
@@ -83,7 +87,7 @@ class PairDataset(Dataset[Example]):
         augmentation: For training.
         ids: Whether to hash images and texts, so that equal ones can be told.
         seed: Of the augmentation. What is drawn follows from it, the epoch and the row, whichever process
-            reads the row and whatever it has read before; `Order` gives the epoch.
+            reads the row and whatever it has read before; `Batches` gives the epoch.
     """
 
     def __init__(
@@ -141,25 +145,6 @@ class PairDataset(Dataset[Example]):
         return f"{len(self.rows)} rows ({found.hexdigest()})"
 
 
-class Order(Sampler[tuple[int, int]]):
-    """The rows in an order that follows from the seed and the epoch alone, as (epoch, index) for `PairDataset`.
-
-    Args:
-        rows: How many there are.
-        seed: Of the run.
-    """
-
-    def __init__(self, rows: int, *, seed: int) -> None:
-        self.rows, self.seed, self.epoch = rows, seed, 1
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(draw_seed(self.seed, "order", self.epoch))
-        return iter([(self.epoch, index) for index in torch.randperm(self.rows, generator=generator).tolist()])
-
-
 class Collate:
     """Batch examples for a model.
 
@@ -173,8 +158,11 @@ class Collate:
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """The model's tensors, `rows`, their numbers, and `problems`: (row, status, reason) of rows that are not `ok`.
 
-        With `labels`, `image_ids` and `text_ids`, (batch,) each, where the examples have them.
+        With `labels`, `image_ids` and `text_ids`, (batch,) each, where the examples have them. Of no examples there
+        are no tensors: nothing tells their shapes.
         """
+        if not examples:
+            return {"rows": [], "problems": []}
         batch = dict(self.processor([e.pixel_values for e in examples], [e.text for e in examples]))
         for name in ("label", "image_id", "text_id"):
             numbers = [getattr(e, name) for e in examples]
@@ -183,6 +171,93 @@ class Collate:
         batch["rows"] = [e.row for e in examples]
         batch["problems"] = [(e.row, e.status, e.reason) for e in examples if e.status != "ok"]
         return batch
+
+
+class Batches:
+    """A process's batches of each epoch, as its plan shares them out, on its device.
+
+    Args:
+        data: The rows of all processes.
+        plan: Of these rows.
+        collate: From a list of examples to a batch.
+        device: Where the tensors go.
+        seed: Of the order, which follows from it and the epoch alone; None leaves the rows as they are.
+        workers: Processes that read and prepare rows; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        data: PairDataset,
+        plan: Plan,
+        collate: Collate,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.data, self.plan, self.collate, self.device = data, plan, collate, torch.device(device)
+        self.shares = _Shares(plan, seed)
+        self.loader: DataLoader[Any] = DataLoader(
+            data,
+            batch_sampler=self.shares,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_main_process,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    @classmethod
+    def once(cls, data: PairDataset, collate: Collate, accelerator: Accelerator, *, batch_size: int) -> Batches:
+        """To go through the rows once, in their order, so many at a time on each device."""
+        process, processes = accelerator.process_index, accelerator.num_processes
+        plan = Plan(len(data), batch_size * processes, process=process, processes=processes)
+        return cls(data, plan, collate, device=accelerator.device)
+
+    def __len__(self) -> int:
+        """Passes forward of an epoch."""
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.epoch()
+
+    def epoch(self, epoch: int = 1, *, skip: int = 0) -> Iterator[dict[str, Any]]:
+        """The batches of an epoch but for the first `skip`, which are not read; what `Collate` gives, on the device."""
+        self.shares.epoch, self.shares.skip = epoch, skip
+        for batch in self.loader:
+            if not batch["rows"]:  # tensors of no rows, of the shapes that they would have
+                batch = {name: value[:0] for name, value in self.collate([self.data[0]]).items()}
+            yield {
+                name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+                for name, value in batch.items()
+            }
+
+
+class _Shares(Sampler[list[tuple[int, int]]]):
+    """Of each pass forward what one process has, as (epoch, index) for `PairDataset`."""
+
+    def __init__(self, plan: Plan, seed: int | None) -> None:
+        self.plan, self.seed, self.epoch, self.skip = plan, seed, 1, 0
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rows = range(self.plan.rows) if self.seed is None else order(self.plan.rows, seed=self.seed, epoch=self.epoch)
+        for passed in islice(self.plan.passes(rows), self.skip, None):
+            yield [(self.epoch, index) for index in self.plan.own(passed)]
+
+
+def order(rows: int, *, seed: int, epoch: int) -> list[int]:
+    """The order of so many rows in an epoch: it follows from the seed and the epoch alone."""
+    generator = torch.Generator().manual_seed(draw_seed(seed, "order", epoch))
+    return torch.randperm(rows, generator=generator).tolist()
+
+
+def _leave_signals_to_the_main_process(_: int) -> None:
+    """For the processes of a loader: a signal to the whole group must not take them from under a run that saves."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def content_id(content: bytes) -> int:

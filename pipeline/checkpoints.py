@@ -37,7 +37,7 @@ class Progress:
         step: Optimizer steps taken, or skipped, in all epochs.
         epoch: The one it is in, from 1.
         epoch_step: Steps taken in it.
-        batches: Of this epoch, those with a finite loss.
+        batches: Steps of this epoch that were taken, not skipped.
         losses: The sum of their losses, of each process.
         seconds: Spent in this epoch.
         start: Metrics before training.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .batches import Collate, PairDataset
+from .batches import Batches, Collate, PairDataset
 from .build import load_model
 from .columns import find_columns, label_ids
 from .config import DEFAULT_THRESHOLD, DiptychConfig
@@ -20,6 +20,7 @@ from .data import load_tables, pick_split
 from .labels import multi_label_targets
 from .metrics import best_thresholds, classification_metrics, multi_label_metrics
 from .model import require_classes
+from .plan import gather_parts
 from .scores import scores
 
 
@@ -61,30 +62,29 @@ def evaluate(
     labels = read_labels(table, str(columns.label), classifier.config.labels)
     accelerator = Accelerator()
     dataset = PairDataset(table, columns, labels, processor)
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=Collate(processor))
-    classifier, loader = accelerator.prepare(classifier, loader)
-    measured = measure(classifier, loader, accelerator, quiet=quiet, each_half=True)
+    batches = Batches.once(dataset, Collate(processor), accelerator, batch_size=batch_size)
+    measured = measure(classifier.to(accelerator.device), batches, accelerator, quiet=quiet, each_half=True)
     return {"rows": len(dataset), "columns": str(columns), **measured}
 
 
 @torch.inference_mode()
 def measure(
     model: Any,
-    loader: Any,
+    batches: Iterable[dict[str, Any]],
     accelerator: Accelerator,
     *,
     quiet: bool = True,
     each_half: bool = False,
     choose_thresholds: bool = False,
 ) -> dict[str, Any]:
-    """Metrics over all rows of `loader`, each counted once however many processes share them.
+    """Metrics over all rows of `batches`, each counted once however many processes share them.
 
     Rows that have neither half get no prediction: they are counted in `without_prediction`, and
     in no metric.
 
     Args:
         model: Prepared by `accelerator`.
-        loader: Likewise.
+        batches: This process's.
         accelerator: Of the run.
         quiet: Show no progress bar.
         each_half: Whether to measure each half alone as well, the other taken away from every row.
@@ -102,8 +102,9 @@ def measure(
     model.eval()
     plain = accelerator.unwrap_model(model)
     names = ("both", "text_only", "image_only") if each_half else ("both",)
-    parts: dict[str, list[Tensor]] = {}
-    for batch in tqdm(loader, desc="evaluate", unit="batch", disable=True if quiet else None, leave=False):
+    parts: list[dict[str, Tensor]] = []
+    numbers: list[int] = []
+    for batch in tqdm(batches, desc="evaluate", unit="batch", disable=True if quiet else None, leave=False):
         with accelerator.autocast():
             image = plain.image_encoder(batch["pixel_values"], batch["image_present"])
             text = plain.text_encoder(batch["input_ids"], batch["attention_mask"], batch["text_present"])
@@ -114,12 +115,10 @@ def measure(
         found |= {"labels": batch["labels"], "present": torch.stack([image.present, text.present], dim=1)}
         if outputs["both"].modality_weights is not None:
             found["weights"] = outputs["both"].modality_weights.float()
-        for name, tensor in accelerator.gather_for_metrics(found).items():
-            parts.setdefault(name, []).append(tensor.cpu())
+        parts.append({name: tensor.cpu() for name, tensor in found.items()})
+        numbers += batch["rows"]
     model.train(was_training)
-    if not parts:
-        raise ValueError("there are no rows to measure")
-    kept = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    kept = gather_parts(parts, numbers, accelerator)
     image_there, text_there = kept["present"].unbind(dim=1)
 
     config, usable = plain.config, image_there | text_there

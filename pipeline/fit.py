@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,18 +14,18 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .batches import Collate, Order, PairDataset, draw_seed
+from .batches import Batches, Collate, PairDataset, draw_seed
 from .build import save_model
 from .checkpoints import Checkpoints, Progress
 from .evaluate import measure
 from .model import DiptychModel
+from .plan import Plan
 from .processor import DiptychProcessor
 from .rank import measure_ranking
 from .stages import parameter_groups, schedule, unfreeze
-from .stopping import StopSignals, Watch, leave_signals_to_the_main_process
+from .stopping import StopSignals, Watch
 from .tracking import Tracking
 from .train_config import MULTI_LABEL_BEST, OBJECTIVES, TrainConfig
 
@@ -58,7 +59,6 @@ class Fit:
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(
             mixed_precision=config.precision,
-            gradient_accumulation_steps=config.accumulate,
             log_with=config.tracker,
             project_dir=folder.parent / "logs",
             kwargs_handlers=[unused],
@@ -94,24 +94,13 @@ class Fit:
             OSError: A checkpoint or the model cannot be written.
         """
         accelerator, config = self.accelerator, self.config
-        share = config.accumulate * accelerator.num_processes
-        if config.batch_size % share:
-            raise ValueError(
-                f"batch_size is {config.batch_size}; it must be a multiple of {share} "
-                f"({accelerator.num_processes} processes x {config.accumulate} accumulated batches)"
-            )
-        options: dict[str, Any] = {"collate_fn": Collate(self.processor), "num_workers": config.workers}
-        options |= {"batch_size": config.batch_size // share, "persistent_workers": config.workers > 0}
-        options["worker_init_fn"] = leave_signals_to_the_main_process
-        order = Order(len(training), seed=config.seed)
-        loader = DataLoader(training, sampler=order, **options)
+        batches = self._batches(training, seed=config.seed)
+        validating = self._batches(validation)
         optimizer = torch.optim.AdamW(
             parameter_groups(self.model, config), weight_decay=config.weight_decay, fused=True
         )
-        model, optimizer, loader, validation_loader = accelerator.prepare(
-            self.model, optimizer, loader, DataLoader(validation, **options)
-        )
-        steps = config.epochs * -(-len(loader) // config.accumulate)
+        model, optimizer = accelerator.prepare(self.model, optimizer)
+        steps = config.epochs * batches.plan.steps
         rates = schedule(optimizer, steps=steps, warmup=config.warmup, epochs=config.epochs)
         self.tracking = Tracking(accelerator, asdict(config))
         checkpoints = Checkpoints(
@@ -134,15 +123,14 @@ class Fit:
                 minutes=config.checkpoint_minutes,
             )
             if not progress.start:
-                progress.start = self.measure(model, validation_loader, accelerator, **self.measuring)
+                progress.start = self.measure(model, validating, accelerator, **self.measuring)
             self.say(f"before training: {self.best} {progress.start[self.best]:.4f}")
             note()
             for epoch in range(progress.epoch, config.epochs + 1):
                 if unfreeze(self.model, config, epoch):
                     self.say(f"epoch {epoch}: the chosen parts of pretrained trunks train from here on")
-                order.epoch = epoch
-                loss = self._epoch(model, optimizer, rates, loader, watch)
-                metrics = self.measure(model, validation_loader, accelerator, **self.measuring)
+                loss = self._epoch(model, optimizer, rates, batches, watch)
+                metrics = self.measure(model, validating, accelerator, **self.measuring)
                 seconds = round(progress.seconds, 1)
                 progress.end_epoch({"epoch": epoch, "train_loss": loss, "seconds": seconds, **metrics})
                 self._close(model, metrics)
@@ -160,57 +148,72 @@ class Fit:
             self.say(f"rows that were not whole, in all epochs together: {counts}")
         return progress.history
 
-    def _epoch(self, model: nn.Module, optimizer: Any, rates: Any, loader: Any, watch: Watch) -> float:
-        """The steps of an epoch that are left; the mean loss of all its batches."""
-        accelerator, config, progress = self.accelerator, self.config, self.progress
+    def _batches(self, data: PairDataset, *, seed: int | None = None) -> Batches:
+        """This process's batches of `data`; to train on if there is a seed."""
+        config, accelerator = self.config, self.accelerator
+        plan = Plan(
+            len(data),
+            config.batch_size,
+            accumulate=config.accumulate,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+        collate = Collate(self.processor)
+        return Batches(data, plan, collate, device=accelerator.device, seed=seed, workers=config.workers)
+
+    def _epoch(self, model: nn.Module, optimizer: Any, rates: Any, batches: Batches, watch: Watch) -> float:
+        """The steps of an epoch that are left; the mean loss of all its steps."""
+        accelerator, config, progress, plan = self.accelerator, self.config, self.progress, batches.plan
         model.train()
         started = time.monotonic() - progress.seconds
         done = progress.epoch_step * config.accumulate
         bar = tqdm(
-            accelerator.skip_first_batches(loader, done) if done else loader,
+            batches.epoch(progress.epoch, skip=done),
             desc=f"epoch {progress.epoch}/{config.epochs}",
             unit="batch",
             initial=done,
-            total=len(loader),
+            total=len(plan),
             leave=False,
             disable=True if self.quiet or not accelerator.is_main_process else None,
         )
         total = torch.tensor(sum(progress.losses), device=accelerator.device)
         rows: list[int] = []  # of this step
-        finite = True
+        step_loss, finite = torch.zeros((), device=accelerator.device), True
         for batch in bar:
-            rows += batch["rows"]
+            here = batch.pop("rows")
+            rows += here
             for _, status, _ in batch.pop("problems"):
                 progress.meet(status)
             # what dropout draws follows from its place in the run, not from what was drawn before
             torch.manual_seed(draw_seed(config.seed, "dropout", progress.epoch, done, accelerator.process_index))
+            ends_step, share = plan.ends_step(done), plan.share(done)
             done += 1
-            with accelerator.accumulate(model):
-                here = batch.pop("rows")
+            with contextlib.nullcontext() if ends_step else accelerator.no_sync(model):
                 loss = model(**batch).loss
                 lost = not bool(loss.isfinite())
                 if watch.agree(lost=lost):
                     finite = self._not_finite("loss", here if lost else [])
-                else:
-                    total, progress.batches = total + loss.detach(), progress.batches + 1
+                loss = loss * share  # those of a step's passes add up to its mean over the rows
+                step_loss = step_loss + loss.detach()
                 accelerator.backward(loss)
-                if not accelerator.sync_gradients:
-                    continue
-                if finite:
-                    norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
-                    # with fp16 gradients overflow now and then, and the scaler of the loss sees to it
-                    if accelerator.scaler is None and norm is not None and not bool(norm.isfinite()):
-                        finite = self._not_finite("gradient", rows)
-                if finite:
-                    optimizer.step()
-                optimizer.zero_grad()
-                rates.step()
-                self.tracking.step(loss, rates.last_epoch)
+            if not ends_step:
+                continue
+            if finite:
+                norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+                # with fp16 gradients overflow now and then, and the scaler of the loss sees to it
+                if accelerator.scaler is None and norm is not None and not bool(norm.isfinite()):
+                    finite = self._not_finite("gradient", rows)
+            if finite:
+                optimizer.step()
+                total, progress.batches = total + step_loss, progress.batches + 1
+            optimizer.zero_grad()
+            rates.step()
+            self.tracking.step(step_loss, rates.last_epoch)
             progress.step, progress.epoch_step = progress.step + 1, progress.epoch_step + 1
             progress.skipped += not finite
             progress.losses, progress.seconds = [float(total)], time.monotonic() - started
-            rows, finite = [], True
-            if done < len(loader):  # after the last step the epoch is measured first
+            rows, step_loss, finite = [], torch.zeros_like(step_loss), True
+            if done < len(plan):  # after the last step the epoch is measured first
                 watch.checkpoint(progress)
         return float(accelerator.reduce(total, "mean")) / max(1, progress.batches)
 

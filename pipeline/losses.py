@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..fusion.processes import mean_over_processes
+
 CLASS_WEIGHTS = ("none", "balanced")
 """How classes can be weighed."""
 
@@ -25,8 +27,9 @@ class ClassLoss:
         a class of several:  w * (q * (1 - p)**g * -log p  +  (1 - q) * p**g * -log(1 - p))
 
     and the mean of that over the rows (and classes). It is divided by the number of rows, not by the sum
-    of their weights, so that a batch gives the same gradient however many processes share it; balanced
-    weights have a mean of 1 over the training rows. At 0, 0 and None it is plain cross-entropy.
+    of their weights, and where processes share a batch by their mean number of rows: the mean over processes
+    is then the loss of the one batch. Balanced weights have a mean of 1 over the training rows. At 0, 0 and None
+    it is plain cross-entropy.
 
     Attributes:
         multi_label: Whether each class is a question of its own.
@@ -40,12 +43,13 @@ class ClassLoss:
     focal_gamma: float = 0.0
     smoothing: float = 0.0
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, *, shared: bool = False) -> Tensor:
         """The mean loss.
 
         Args:
             logits: (batch, classes), raw.
             labels: (batch,), class indices; of multi-label rows (batch, classes), 1 where a class is there.
+            shared: Whether all processes call this, each with its rows of one batch, perhaps none.
         """
         logits = logits.float()
         weights = None if self.weights is None else self.weights.to(logits)
@@ -54,16 +58,23 @@ class ClassLoss:
             target = truth * (1 - self.smoothing) + self.smoothing / 2
             yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)  # log p, log (1 - p)
             loss = -(target * self._easing(yes) * yes + (1 - target) * self._easing(no) * no)  # (batch, classes)
-            return (loss if weights is None else loss * torch.where(truth > 0, weights[1], weights[0])).mean()
+            loss = loss if weights is None else loss * torch.where(truth > 0, weights[1], weights[0])
+            return loss.mean(dim=-1).sum() / _rows(labels, shared)
         target = F.one_hot(labels, logits.shape[-1]).to(logits)  # (batch, classes)
         target = target * (1 - self.smoothing) + self.smoothing / logits.shape[-1]
         log_p = logits.log_softmax(dim=-1)
         loss = -(target * self._easing(log_p) * log_p).sum(dim=-1)  # (batch,)
-        return (loss if weights is None else loss * weights[labels]).mean()
+        return (loss if weights is None else loss * weights[labels]).sum() / _rows(labels, shared)
 
     def _easing(self, log_p: Tensor) -> Tensor | float:
         """The focal factor (1 - p)**g; above 0, where its slope would be infinite for g < 1."""
         return (-log_p.expm1()).clamp(min=1e-7) ** self.focal_gamma if self.focal_gamma else 1.0
+
+
+def _rows(labels: Tensor, shared: bool) -> Tensor:
+    """How many rows there are; of a shared batch the mean over the processes."""
+    rows = torch.tensor(float(len(labels)), device=labels.device)
+    return mean_over_processes(rows) if shared else rows
 
 
 def balanced_weights(labels: Sequence[int] | Tensor, classes: int) -> Tensor:

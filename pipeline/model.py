@@ -35,7 +35,8 @@ class DiptychOutput(ModelOutput):
     Attributes:
         loss: If labels were given: what `class_loss` makes of them, by default mean cross-entropy over the
             rows; in training with the term that balances the modality weights, and with alignment's. Without
-            classes: alignment's alone.
+            classes: alignment's alone. Where processes share a batch in training, the mean over them is the
+            loss of the one batch.
         logits: (batch, classes), raw; None if the model has no classes.
         modality_weights: (batch, 2), image first; None if the model learns none.
         attentions: By name, (batch, layers, heads, queries, keys); None unless asked for.
@@ -154,7 +155,7 @@ class DiptychModel(PreTrainedModel):
         fused = self.fusion(image, text, modality_weights=modality_weights, return_attentions=output_attentions)
         logits = self.head(fused.features)  # (batch, classes)
         if labels is not None:
-            classified = self.class_loss(logits, labels)
+            classified = self.class_loss(logits, labels, shared=self.training)
             loss = classified if loss is None else loss + classified
             if self.training and self.config.modality_gate and self.config.balance:
                 present = torch.stack([image.present, text.present], dim=1)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .batches import Collate, PairDataset
+from .batches import Batches, Collate, PairDataset
 from .build import load_model
 from .columns import find_columns, label_ids, label_names
 from .data import load_tables, pick_split
 from .images import BadImage, read_image
 from .model import DiptychModel
+from .plan import gather_parts
 from .processor import DiptychProcessor
 from .ranking import chance_recall_at, ranked, recall_at, zero_shot_accuracy
 from .rows import read_text
@@ -182,9 +182,8 @@ def rank_table(
     labels = label_ids(table, columns.label, names) if columns.label else None
     accelerator = Accelerator()
     dataset = PairDataset(table, columns, labels, processor, ids=True)
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=Collate(processor))
-    network, loader = accelerator.prepare(network, loader)
-    found = _embed(network, loader, accelerator, quiet=quiet)
+    batches = Batches.once(dataset, Collate(processor), accelerator, batch_size=batch_size)
+    found = _embed(network.to(accelerator.device), batches, accelerator, quiet=quiet)
     figures = {"rows": len(dataset), "columns": str(columns), **_recalls(found)}
     if names:
         aligned = accelerator.unwrap_model(network)
@@ -196,11 +195,13 @@ def rank_table(
     return figures
 
 
-def measure_ranking(model: Any, loader: Any, accelerator: Accelerator, *, quiet: bool = True) -> dict[str, Any]:
-    """Recall at 1, 5 and 10 in both directions over all rows of `loader`, beside chance."""
+def measure_ranking(
+    model: Any, batches: Iterable[dict[str, Any]], accelerator: Accelerator, *, quiet: bool = True
+) -> dict[str, Any]:
+    """Recall at 1, 5 and 10 in both directions over all rows of `batches`, beside chance."""
     was_training = model.training
     model.eval()
-    found = _embed(model, loader, accelerator, quiet=quiet)
+    found = _embed(model, batches, accelerator, quiet=quiet)
     model.train(was_training)
     return _recalls(found)
 
@@ -222,22 +223,23 @@ def _embed_images(model: DiptychModel, processor: DiptychProcessor, images: list
 
 
 @torch.inference_mode()
-def _embed(model: Any, loader: Any, accelerator: Accelerator, *, quiet: bool) -> dict[str, Tensor]:
+def _embed(
+    model: Any, batches: Iterable[dict[str, Any]], accelerator: Accelerator, *, quiet: bool
+) -> dict[str, Tensor]:
     """Both halves' embeddings, ids and presence of all rows, each once however many processes share them."""
     aligned = accelerator.unwrap_model(model)
-    parts: dict[str, list[Tensor]] = {}
-    for batch in tqdm(loader, desc="embed", unit="batch", disable=True if quiet else None, leave=False):
+    parts: list[dict[str, Tensor]] = []
+    rows: list[int] = []
+    for batch in tqdm(batches, desc="embed", unit="batch", disable=True if quiet else None, leave=False):
         found = {
             "images": aligned.embed_images(batch["pixel_values"], batch["image_present"]).float(),
             "texts": aligned.embed_texts(batch["input_ids"], batch["attention_mask"], batch["text_present"]).float(),
             **{key: batch[key] for key in ("image_ids", "text_ids", "image_present", "text_present")},
             **({"labels": batch["labels"]} if "labels" in batch else {}),
         }
-        for key, tensor in accelerator.gather_for_metrics(found).items():
-            parts.setdefault(key, []).append(tensor.cpu())
-    if not parts:
-        raise ValueError("there are no rows to measure")
-    return {key: torch.cat(tensors) for key, tensors in parts.items()}
+        parts.append({name: tensor.cpu() for name, tensor in found.items()})
+        rows += batch["rows"]
+    return gather_parts(parts, rows, accelerator)
 
 
 def _recalls(found: dict[str, Tensor]) -> dict[str, Any]:

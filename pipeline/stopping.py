@@ -65,12 +65,6 @@ class StopSignals:
             self.received, self._first = number, time.monotonic()
 
 
-def leave_signals_to_the_main_process(_: int) -> None:
-    """For the processes of a loader: a signal to the whole group must not take them from under a run that saves."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 class Watch:
     """Between the steps of a run: what all its processes agree to do, checkpoints, and the end when it is asked for.
 

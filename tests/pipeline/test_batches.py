@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import itertools
 
+import datasets
 import numpy as np
 import pytest
 import torch
-from diptych.pipeline.batches import Augmentation, Collate, Order, PairDataset, speaks_of_sides
+from diptych.pipeline.batches import Augmentation, Batches, Collate, PairDataset, order, speaks_of_sides
 from diptych.pipeline.data import Table
+from diptych.pipeline.plan import Plan
 from diptych.pipeline.processor import DiptychImageProcessor, DiptychProcessor
 from diptych.pipeline.rows import Columns
 from PIL import Image, ImageOps
@@ -197,11 +199,11 @@ def test_pictures_are_augmented_where_it_is_asked_for(processor, table):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_what_a_picture_becomes_follows_from_seed_epoch_and_row(processor, table, workers):
-    def seen(seed: int, epoch: int, order: list[int], workers: int = 0) -> dict[int, bytes]:
+    def seen(seed: int, epoch: int, asked: list[int], workers: int = 0) -> dict[int, bytes]:
         change = Augmentation(processor.image_processor, flip=True, crop=True, colour=True)
         dataset = PairDataset(table, COLUMNS, LABELS, processor, rows=[0, 2, 0], augmentation=change, seed=seed)
-        loader = DataLoader(dataset, sampler=[(epoch, index) for index in order], batch_size=None, num_workers=workers)
-        return {index: e.pixel_values.numpy().tobytes() for index, e in zip(order, loader, strict=True)}
+        loader = DataLoader(dataset, sampler=[(epoch, index) for index in asked], batch_size=None, num_workers=workers)
+        return {index: e.pixel_values.numpy().tobytes() for index, e in zip(asked, loader, strict=True)}
 
     expected = seen(0, 1, [0, 1, 2])
     assert seen(0, 1, [2, 1, 0], workers) == expected
@@ -220,15 +222,12 @@ def test_augmentation_takes_nothing_from_the_generator_that_all_share(processor,
 
 def test_the_order_follows_from_seed_and_epoch():
     orders = {}
-    for seed, epoch in itertools.product((0, 1), (1, 2)):
-        order = Order(50, seed=seed)
-        order.epoch = epoch
-        orders[seed, epoch] = list(order)
+    for seed, epoch in [(0, 1), (0, 2), (1, 1), (1, 2)]:
+        orders[seed, epoch] = order(50, seed=seed, epoch=epoch)
         torch.manual_seed(seed)
-        assert list(order) == orders[seed, epoch]
-        assert {e for e, _ in orders[seed, epoch]} == {epoch}
-        assert sorted(index for _, index in order) == list(range(50)) == list(range(len(order)))
-    assert len({tuple(index for _, index in order) for order in orders.values()}) == 4
+        assert order(50, seed=seed, epoch=epoch) == orders[seed, epoch]
+        assert sorted(orders[seed, epoch]) == list(range(50))
+    assert len(set(map(tuple, orders.values()))) == 4
 
 
 # batches
@@ -267,11 +266,37 @@ def test_a_batch_may_lack_one_half_entirely(processor, table, rows):
     assert not (batch["image_present"] & batch["text_present"]).any()
 
 
-def test_a_loader_makes_the_batches(processor, table):
+def test_batches_come_as_planned(processor, table):
     dataset = PairDataset(table, COLUMNS, LABELS, processor)
-    batches = list(DataLoader(dataset, batch_size=3, collate_fn=Collate(processor)))
+    batches = list(Batches(dataset, Plan(4, 3), Collate(processor)))
     assert [batch["labels"].tolist() for batch in batches] == [[1, 0, 1], [0]]
     assert [[row for row, *_ in batch["problems"]] for batch in batches] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_shared_out_in_an_order_of_its_own_and_may_begin_later(processor, table, workers):
+    dataset = PairDataset(table, COLUMNS, LABELS, processor)
+    both = [
+        Batches(dataset, Plan(4, 2, process=p, processes=2), Collate(processor), seed=3, workers=workers)
+        for p in (0, 1)
+    ]
+    for epoch in (1, 2):
+        shares = [[batch["rows"] for batch in batches.epoch(epoch)] for batches in both]
+        assert [a + b for a, b in zip(*shares, strict=True)] == list(Plan(4, 2).passes(order(4, seed=3, epoch=epoch)))
+        assert [batch["rows"] for batch in both[0].epoch(epoch, skip=1)] == shares[0][1:]
+
+
+def test_a_process_without_rows_has_a_batch_of_none_that_goes_through_a_model(tiny, pairs):
+    model, processor = tiny
+    table = Table(pairs.select(range(5)).cast_column("image", datasets.Image(decode=False)), None, "pairs")
+    data = PairDataset(table, Columns("image", "text", "label"), [0, 1, 0, 1, 0], processor)
+    for process, rows in ((0, []), (1, [4])):
+        *_, last = Batches(data, Plan(5, 2, process=process, processes=2), Collate(processor))
+        assert (last.pop("rows"), last.pop("problems")) == (rows, [])
+        assert last["pixel_values"].shape == (len(rows), 3, 16, 16)
+        assert len(last["labels"]) == len(last["input_ids"]) == len(last["image_present"]) == len(rows)
+        for training in (False, True):
+            assert model.train(training)(**last).logits.shape == (len(rows), 2)
 
 
 # left and right

@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 
+import datasets
 import pytest
 import torch
+from diptych.pipeline.build import save_model
 from safetensors.torch import load_file
 
 SCRIPT = """
@@ -26,14 +28,14 @@ train(
 """
 
 
-def launch(*command):
-    """Run a script in two processes; `accelerate launch --cpu` would start one, whatever number it is given."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+def launch(*command, processes=2):
+    """Run a script in several processes; `accelerate launch --cpu` would start one, whatever number it is given."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     found = subprocess.run(
         list(map(str, [*start, *command])), capture_output=True, text=True, timeout=120, env=environment
     )
-    assert found.returncode == 0, found.stderr[-3_000:]
+    assert found.returncode == 0, found.stderr[:6_000]
     return found.stdout
 
 
@@ -46,6 +48,61 @@ def test_batches_without_an_image_hang_nobody(pairs, text_folder, tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["processes"] == 2
     assert all(0 < epoch["train_loss"] < 5 for epoch in record["epochs"])
+
+
+STEPS = """
+import json, os, sys
+from pathlib import Path
+from datasets import load_from_disk
+from diptych import train
+from diptych.pipeline import fit
+
+data, out, trunks = sys.argv[1:]
+losses = []
+
+class Heard(fit.Tracking):
+    def step(self, loss, step):
+        losses.append(float(self.accelerator.reduce(loss.detach(), "mean")))
+
+fit.Tracking = Heard
+sizes = {"hidden_size": 16, "fusion_heads": 2, "fusion_hidden_size": 32, "dropout": 0.0, "modality_dropout": 0.0}
+record = train(
+    load_from_disk(data), out, image_encoder=trunks, text_encoder=trunks, architecture=sizes,
+    unfreeze_text=0, unfreeze_image=0, alignment_weight=0.1,
+    epochs=3, batch_size=12, accumulate=2, learning_rate=3e-3, quiet=True, say=lambda line: None,
+)
+figures = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in record["epochs"]]
+if os.environ.get("RANK", "0") == "0":
+    Path(out, "found.json").write_text(json.dumps([losses, figures, record["problems"]]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(pairs, tiny, tmp_path):
+    """Every step's loss and every epoch's figures; 43 rows, so that the last step has 7, the last pass forward one."""
+    model, processor = tiny
+    save_model(model, processor, tmp_path / "trunks")
+    some = pairs.select(range(43 + 21)).map(
+        lambda row, index: {**row, "image": row["image"] if index % 5 else None}, with_indices=True
+    )
+    split = datasets.DatasetDict({"train": some.select(range(43)), "validation": some.select(range(43, 64))})
+    split.save_to_disk(tmp_path / "data")
+    (tmp_path / "script.py").write_text(STEPS)
+    found = []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        launch(tmp_path / "script.py", tmp_path / "data", out, tmp_path / "trunks", processes=count)
+        found.append(json.loads((out / "found.json").read_text()))
+    (one, one_figures, one_problems), (two, two_figures, two_problems) = found
+    assert len(one) == len(two) == 12
+    assert two == pytest.approx(one, abs=1e-4)
+    assert one[0] != pytest.approx(one[-1], abs=1e-2)  # it learns
+    assert two_problems == one_problems == {"image_missing": 9 * 3}
+    for ours, theirs in zip(one_figures, two_figures, strict=True):
+        assert ours["accuracy"] == theirs["accuracy"]
+        assert ours["one_half"] == theirs["one_half"]
+        for name in ("train_loss", "loss", "image_weight"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-4)
 
 
 STOPPED = """

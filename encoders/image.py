@@ -1,4 +1,4 @@
-"""ResNet: an image becomes region tokens, one for each cell of the last feature grid."""
+"""ResNet: an image becomes region tokens, one for each cell of the last feature grid, or of a coarser one."""
 
 from __future__ import annotations
 
@@ -31,23 +31,27 @@ class ResNetEncoder(Encoder):
     Args:
         name: One of `IMAGE_ENCODERS`. Weights are random; `from_pretrained` loads learned ones.
         dim: Width of the tokens, a multiple of 4.
+        region_grid: Regions to a side at most; a finer grid of the trunk is averaged down to it. 0 is the
+            trunk's own, 7 x 7 from 224 pixels.
 
     Raises:
-        ValueError: `name` is not among `IMAGE_ENCODERS`, or `dim` is no multiple of 4.
+        ValueError: `name` is not among `IMAGE_ENCODERS`, `dim` is no multiple of 4, or `region_grid` below 0.
     """
 
-    def __init__(self, name: str, *, dim: int = 512) -> None:
+    def __init__(self, name: str, *, dim: int = 512, region_grid: int = 0) -> None:
         if name not in IMAGE_ENCODERS:
             raise ValueError(f"unknown image encoder {name!r}; choose one of {', '.join(IMAGE_ENCODERS)}")
         if dim % 4:
             raise ValueError(f"dim is {dim}; region positions need a multiple of 4")
+        if region_grid < 0:
+            raise ValueError(f"region_grid is {region_grid}; it must be at least 1, or 0 for the trunk's own grid")
         if name == "resnet-tiny":
             network = _tiny_resnet()
         else:
             network = models.get_model(name, weights=None, norm_layer=_BatchNorm)
         layers = ((key, getattr(network, key)) for key in (*_STEM, *_STAGES) if hasattr(network, key))
         super().__init__(nn.Sequential(OrderedDict(layers)), pretrained=False)
-        self.name = name
+        self.name, self.region_grid = name, region_grid
         self.width: int = network.fc.in_features
         self.projection = nn.Sequential(nn.Linear(self.width, dim), nn.LayerNorm(dim))
 
@@ -84,13 +88,17 @@ class ResNetEncoder(Encoder):
         return [("stem", stem), *((key, [children[key]]) for key in _STAGES if key in children)]
 
     def encode(self, pixel_values: Tensor) -> Tensor:
-        """Features of the last grid, (batch, width, rows, columns), from (batch, 3, height, width) pixels."""
+        """Features of the regions, (batch, width, rows, columns), from (batch, 3, height, width) pixels."""
         features: Tensor = self.trunk(pixel_values)
+        if self.region_grid:  # never up: equal regions would only cost
+            rows, columns = (min(self.region_grid, side) for side in features.shape[2:])
+            features = F.adaptive_avg_pool2d(features, (rows, columns))
         return features
 
     def project(self, features: Tensor, present: Tensor) -> Tokens:
         """Tokens (batch, regions, dim) from what `encode` gives, (batch, width, rows, columns)."""
         batch, _, rows, columns = features.shape
+        features = features.to(next(self.projection.parameters()).dtype)  # kept features are of half precision
         states = self.projection(features.flatten(2).transpose(1, 2))  # (batch, regions, dim)
         states = states + sine_positions(rows, columns, states.shape[-1]).to(states)
         mask = torch.ones(batch, rows * columns, dtype=torch.bool, device=states.device)

@@ -96,6 +96,7 @@ class BertEncoder(Encoder):
     def project(self, features: Tensor, attention_mask: Tensor, present: Tensor) -> Tokens:
         """Tokens (batch, words, dim) from what `encode` gives, (batch, words, width)."""
         mask = attention_mask[:, : features.shape[1]].bool()
+        features = features.to(next(self.projection.parameters()).dtype)  # kept features are of half precision
         return Tokens(self.projection(features), mask, present)
 
     def forward(

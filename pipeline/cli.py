@@ -14,6 +14,7 @@ import typer
 
 from .options import (
     BatchSize,
+    CacheDir,
     ClassWeights,
     Debug,
     Fusion,
@@ -144,6 +145,10 @@ def train(
         typer.Option(help="HEIGHTxWIDTH in pixels that the ResNet sees; what its weights were made for if not given."),
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="Longest text in word pieces.  [default: 128]")] = None,
+    region_grid: Annotated[
+        int | None,
+        typer.Option(help="Regions of a picture to a side at most; 0 is what the ResNet gives.  [default: 0]"),
+    ] = None,
     fusion: Annotated[
         Fusion | None, typer.Option(help="How both halves come together.  [default: cross-modal]")
     ] = None,
@@ -225,6 +230,7 @@ def train(
             options["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
         size = None if image_size is None else _size(image_size)
         architecture = {
+            "region_grid": region_grid,
             "fusion": fusion and fusion.value,
             "pattern": pattern and pattern.value,
             "window": window,
@@ -425,9 +431,28 @@ def rank(
 
 
 @app.command()
-def info(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Show the versions in use and the devices: what to put into a bug report."""
+def info(
+    cache: Annotated[bool, typer.Option("--cache", help="Show what the feature cache holds instead.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="With --cache: take it all away.")] = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show the versions in use and the devices: what to put into a bug report. Or the feature cache."""
     with _reported(debug):
+        if cache:
+            from .features import cache_folder, cached_encoders, clear_cache
+            from .shown import cache_text
+
+            folder = cache_folder(cache_dir)
+            entries = cached_encoders(folder)
+            if clear:
+                clear_cache(folder)
+            print(json.dumps(entries) if as_json else cache_text(folder, entries, cleared=clear))
+            return
+        if clear or cache_dir is not None:
+            raise ValueError("--clear and --cache-dir go with --cache")
         import platform
         from importlib.metadata import version
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ..fusion import check_pattern
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the saved folder. A model of a later version is refused, an earlier one is read."""
 
 MULTI_LABEL = "multi_label_classification"
@@ -26,6 +26,8 @@ class DiptychConfig(PreTrainedConfig):
     Attributes:
         image_encoder: One of `diptych.encoders.IMAGE_ENCODERS`.
         text_config: Configuration of the BERT-family trunk, as a dict or a transformers config.
+        region_grid: Regions of an image to a side at most; 0 is the trunk's own grid, which models of formats
+            1 and 2 have.
         hidden_size: Width of the tokens that both encoders give.
         fusion: One of `FUSIONS`.
         fusion_layers: Blocks of the cross-modal and the self-attention fusion.
@@ -56,6 +58,7 @@ class DiptychConfig(PreTrainedConfig):
     model_type = "diptych"
     image_encoder: str = "resnet50"
     text_config: Any = None
+    region_grid: int = 0
     hidden_size: int = 512
     fusion: str = "cross-modal"
     fusion_layers: int = 2
@@ -100,6 +103,10 @@ class DiptychConfig(PreTrainedConfig):
         for name in ("hidden_size", "fusion_layers", "fusion_heads", "fusion_hidden_size", "glimpses"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.region_grid < 0:
+            raise ValueError(
+                f"region_grid is {self.region_grid}; it must be at least 1, or 0 for the image trunk's own grid"
+            )
         if self.hidden_size % self.fusion_heads or self.hidden_size % 4:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}; "

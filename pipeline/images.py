@@ -105,6 +105,25 @@ def picture_box(image: Image.Image) -> tuple[float, float, float, float]:
     return box if box is not None and size == image.size else (0, 0, *image.size)  # copies made by Pillow inherit it
 
 
+def image_content(source: Any, *, folder: Path | None = None) -> tuple[bytes, ...]:
+    """What tells an image from all others, to be hashed: a file's bytes, undecoded; of pixels, those and their size.
+
+    Args: as for `read_image`.
+
+    Raises:
+        BadImage: There is none, or it cannot be read. That a file can be decoded is not looked at.
+    """
+    if isinstance(source, dict) and {"bytes", "path"} >= source.keys():
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return b"file", bytes(source)
+    if isinstance(source, (str, Path)) and str(source).strip() and "://" not in str(source):
+        with _open_file(Path(source) if folder is None else folder / source) as file:
+            return b"file", file.read()
+    image = read_image(source, folder=folder)
+    return b"pixels", repr(image.size).encode(), image.tobytes()
+
+
 def is_nothing(value: Any) -> bool:
     """True of what stands for a gap in a table: None, NaN, and pandas' own NA and NaT, without importing pandas."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):

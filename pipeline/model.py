@@ -69,7 +69,7 @@ class DiptychModel(PreTrainedModel):
 
     def __init__(self, config: DiptychConfig) -> None:
         super().__init__(config)
-        self.image_encoder = ResNetEncoder(config.image_encoder, dim=config.hidden_size)
+        self.image_encoder = ResNetEncoder(config.image_encoder, dim=config.hidden_size, region_grid=config.region_grid)
         self.text_encoder = BertEncoder(config.text_config, dim=config.hidden_size)
         self.null_tokens = NullTokens(config.hidden_size, dropout=config.modality_dropout)
         self.fusion = build_fusion(config)

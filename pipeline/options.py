@@ -14,6 +14,9 @@ ImageColumn = Annotated[str | None, typer.Option(help="Column with the images, i
 TextColumn = Annotated[str | None, typer.Option(help="Column with the texts, likewise.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column with the labels, likewise.")]
 Split = Annotated[str | None, typer.Option(help="Which split of the data.")]
+CacheDir = Annotated[
+    str | None, typer.Option(help="Where features are kept.  [default: $DIPTYCH_CACHE, or ~/.cache/diptych]")
+]
 BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
 
 

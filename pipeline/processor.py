@@ -194,6 +194,12 @@ class DiptychProcessor(ProcessorMixin):
         present = torch.tensor([sentence is not None for sentence in text])
         return {"input_ids": words["input_ids"], "attention_mask": words["attention_mask"], "text_present": present}
 
+    def word_pieces(self, text: Sequence[str]) -> list[list[int]]:
+        """Word pieces of each text as `tokenize` gives them, cut but not padded."""
+        if not text:
+            return []
+        return list(self.tokenizer(list(text), truncation=True, max_length=self.max_length)["input_ids"])
+
     def lengths(self, text: Sequence[str]) -> list[int]:
         """Word pieces of each text, the special ones included, before any is cut."""
         if not text:

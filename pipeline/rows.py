@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,20 +61,28 @@ class Pair:
     @property
     def status(self) -> str:
         """One of `STATUSES`, the most severe that applies."""
-        found = [status for status, _ in self.problems]
-        if self.image is None and self.text is None:
-            found.append("both_missing")
-        return min(found, key=_SEVERITY.__getitem__, default="ok")
+        return worst_status(self.problems, none_left=self.image is None and self.text is None)
 
     @property
     def reason(self) -> str:
         """Everything that is wrong, in words, the most severe first; empty if nothing is."""
-        return "; ".join(reason for _, reason in sorted(self.problems, key=lambda problem: _SEVERITY[problem[0]]))
+        return all_reasons(self.problems)
 
     @property
     def bad(self) -> bool:
         """Whether a half cannot be used. A text that is cut can."""
         return self.image is None or self.text is None
+
+
+def worst_status(problems: Sequence[tuple[str, str]], *, none_left: bool) -> str:
+    """The most severe status of these problems, or `ok`; `none_left` says that neither half can be used."""
+    found = [status for status, _ in problems] + ["both_missing"] * none_left
+    return min(found, key=_SEVERITY.__getitem__, default="ok")
+
+
+def all_reasons(problems: Sequence[tuple[str, str]]) -> str:
+    """What is wrong, in words, the most severe first; empty if nothing is."""
+    return "; ".join(reason for _, reason in sorted(problems, key=lambda problem: _SEVERITY[problem[0]]))
 
 
 class UnreadableRow(dict[str, Any]):

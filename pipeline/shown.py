@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from .features import megabytes
 from .predictions import Prediction
 from .rows import Pair
 
@@ -73,3 +75,14 @@ def ranked_line(one: Any) -> str:
     if one["score"] is None:
         return f"     -       -  {one['candidate']}: {one['reason']} ({one['status']})"
     return f"{one['score']:.4f}  {one['probability']:.4f}  {one['candidate']}"
+
+
+def cache_text(folder: Path, entries: list[dict[str, Any]], *, cleared: bool) -> str:
+    """One line for each encoder whose features are kept, and what all of them take."""
+    lines = [
+        f"{entry['changed']}  {megabytes(entry['bytes']):>10}  {entry['items']:>9,}  {entry['key'][:8]}  "
+        + ", ".join([entry["encoder"], *(f"grid {entry['grid']}" for _ in range("grid" in entry))])
+        for entry in entries
+    ]
+    total = megabytes(sum(entry["bytes"] for entry in entries))
+    return "\n".join([*lines, f"{total} in {folder}{', taken away' if cleared and entries else ''}"])

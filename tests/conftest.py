@@ -7,6 +7,7 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="diptych-tests-")
+os.environ["DIPTYCH_CACHE"] = tempfile.mkdtemp(prefix="diptych-tests-cache-")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pathlib import Path

@@ -75,6 +75,37 @@ def test_any_input_size_gives_one_token_for_each_cell_of_the_grid(encoders, name
     assert bool(tokens.states.isfinite().all())
 
 
+@settings(deadline=None, max_examples=20)
+@given(side=st.integers(1, 9), height=st.integers(8, 80), width=st.integers(8, 80))
+def test_a_region_grid_averages_a_finer_one_and_leaves_a_coarser_one(encoders, side, height, width):
+    own = encoders["resnet-tiny"]
+    coarse = ResNetEncoder("resnet-tiny", dim=DIM, region_grid=side).eval()
+    coarse.load_state_dict(own.state_dict())
+    pixels = torch.randn(2, 3, height, width)
+    with torch.no_grad():
+        found, full = coarse.encode(pixels), own.encode(pixels)
+        tokens = coarse(pixels)
+    rows, columns = full.shape[2:]
+    assert found.shape[2:] == tokens.grid == (min(side, rows), min(side, columns))
+    if side >= max(rows, columns):
+        assert torch.equal(found, full)
+    if side == 1:
+        torch.testing.assert_close(found[..., 0, 0], full.mean((2, 3)))
+    torch.testing.assert_close(coarse(None, features=found).states, tokens.states)
+
+
+def test_a_region_grid_below_0_is_refused():
+    with pytest.raises(ValueError, match="region_grid is -1; it must be at least 1, or 0 for the trunk's own grid"):
+        ResNetEncoder("resnet-tiny", dim=DIM, region_grid=-1)
+
+
+def test_features_of_half_precision_are_taken(encoders):
+    encoder = encoders["resnet-tiny"]
+    features = torch.randn(2, encoder.width, 2, 3)
+    found = encoder(None, features=features.half()).states
+    torch.testing.assert_close(found, encoder(None, features=features).states, atol=0.01, rtol=0.01)
+
+
 def test_the_tiny_resnet_is_small_and_keeps_an_8_by_8_grid_of_64_pixels(encoders):
     assert encoders["resnet-tiny"](torch.randn(1, 3, 64, 64)).grid == (8, 8)
     assert 0.25e6 < sum(p.numel() for p in encoders["resnet-tiny"].trunk.parameters()) < 0.35e6

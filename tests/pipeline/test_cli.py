@@ -11,8 +11,10 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from diptych.pipeline.build import save_model
 from diptych.pipeline.cli import app
+from diptych.pipeline.features import FeatureStore, item_id
 from typer.testing import CliRunner
 
 from ..conftest import picture
@@ -194,6 +196,22 @@ def test_train_evaluate_classify(text_folder, pairs, tmp_path):
     assert diptych("classify", tmp_path / "red.png", "a red shirt", "--model", tmp_path / "run").stdout.startswith(
         "red"
     )
+
+
+def test_info_lists_the_cache_and_clears_it(tmp_path):
+    with FeatureStore(
+        tmp_path, "0123456789", width=2, about={"encoder": "resnet18", "grid": "7 x 7"}
+    ).writer() as writer:
+        writer.add(item_id(b"a"), torch.zeros(49, 2))
+    cache = ("info", "--cache", "--cache-dir", str(tmp_path))
+    [entry] = json.loads(diptych(*cache, "--json").stdout)
+    assert (entry["encoder"], entry["items"]) == ("resnet18", 1)
+    shown = diptych(*cache).stdout
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d +0\.0 MB +1  01234567  resnet18, grid 7 x 7$", shown, re.MULTILINE)
+    assert shown.endswith(f"0.0 MB in {tmp_path}\n")
+    assert diptych(*cache, "--clear").stdout.endswith(f"0.0 MB in {tmp_path}, taken away\n")
+    assert diptych(*cache).stdout == f"0.0 MB in {tmp_path}\n"
+    assert "go with --cache" in diptych("info", "--clear", code=1).stderr
 
 
 def test_info_names_versions():

@@ -351,5 +351,5 @@ def _count(path: Path) -> int:
 def _checksum(*parts: np.ndarray) -> int:
     check = 0
     for part in parts:
-        check = zlib.crc32(part.reshape(-1).view(np.uint8), check)
+        check = zlib.crc32(part.reshape(-1).view(np.uint8).data, check)
     return check

@@ -199,10 +199,10 @@ class Checkpoints:
             manifest = {name: _facts(beside / name) for name in FILES}
             (beside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
             for file in (*beside.iterdir(), beside):
-                _to_disk(file)
+                to_disk(file)
             shutil.rmtree(path, ignore_errors=True)  # a damaged one of the same step
             beside.replace(path)
-            _to_disk(self.folder)
+            to_disk(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(beside, ignore_errors=True) if beside else None
             raise OSError(self._no_room(path, needed, error)) from error
@@ -267,7 +267,7 @@ def _facts(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "blake2b": found.hexdigest()}
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file, or a folder's list of files, would outlive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:

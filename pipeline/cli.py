@@ -70,7 +70,9 @@ def classify(
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(help="Where their predictions go: a .csv, .jsonl or .parquet file; - writes JSON lines."),
+        typer.Option(
+            help="Where their predictions go: a .csv, .jsonl or .parquet file; a folder of parts; - writes JSON lines."
+        ),
     ] = None,
     split: Split = None,
     image_column: ImageColumn = None,
@@ -79,6 +81,12 @@ def classify(
         OnBadRow, typer.Option(help="Classify with the half that is there, give no prediction, or stop.")
     ] = OnBadRow.mask,
     batch_size: BatchSize = 32,
+    part_rows: Annotated[
+        int, typer.Option(help="Rows of each part of a folder, and of what processes share.")
+    ] = 10_000,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUT: parts that are there are not computed again.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -93,7 +101,8 @@ def classify(
             raise ValueError("--out is for --data; the prediction of one pair is printed")
         if data is not None and out is None and data != "-":
             raise ValueError(
-                "--data needs --out: a .csv, .jsonl or .parquet file, or - for JSON lines on standard output"
+                "--data needs --out: a .csv, .jsonl or .parquet file, a folder for parts, or - for JSON lines on "
+                "standard output"
             )
         if data is None:
             _classify_one(str(image), text, on_bad_row.value, _model_or_shipped(model, quiet), as_json)
@@ -109,10 +118,12 @@ def classify(
                 text_column=text_column,
                 on_bad_row=on_bad_row.value,
                 batch_size=batch_size,
+                part_rows=part_rows,
+                resume=resume,
                 say=_remark(quiet or as_json),
                 quiet=quiet or as_json,
             )
-            if as_json and out not in (None, "-"):
+            if counts and as_json and out not in (None, "-"):
                 print(json.dumps(counts))
 
 
@@ -523,7 +534,10 @@ def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:
         return model
     from .build import SHIPPED_MODEL
 
-    _remark(quiet)("no --model: using the shipped Scenes model (is the sentence true of a drawing of coloured shapes?)")
+    silent = quiet or os.environ.get("RANK", "0") != "0"  # of several processes the first speaks
+    _remark(silent)(
+        "no --model: using the shipped Scenes model (is the sentence true of a drawing of coloured shapes?)"
+    )
     return SHIPPED_MODEL
 
 

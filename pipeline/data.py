@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -271,8 +271,12 @@ class _HubRows:
         self.rows, self.images, self.features = rows, images, rows.features
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for row in self.rows:
-            yield row | {column: _fetched(row[column]) for column in self.images}
+        return (row for row in self.only(lambda number: True) if row is not None)
+
+    def only(self, wanted: Callable[[int], bool]) -> Iterator[dict[str, Any] | None]:
+        """The rows whose number is wanted; None in the place of each other, of which nothing is fetched."""
+        for number, row in enumerate(self.rows):
+            yield row | {column: _fetched(row[column]) for column in self.images} if wanted(number) else None
 
 
 def _fetched(image: Any) -> Any:

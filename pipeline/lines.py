@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,14 @@ class CsvRows:
             raise ValueError(f"{ahead[0].reason}; put double quotes around a text that has a comma in it")  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (row for row in self.only(lambda number: True) if row is not None)
+
+    def only(self, wanted: Callable[[int], bool]) -> Iterator[dict[str, Any] | None]:
+        """The rows whose number is wanted; None, for a fraction of the time, in the place of each other."""
+        numbers = count()
         for file in self.files:
             with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-                yield from _csv_rows(lines, file)
+                yield from _csv_rows(lines, file, lambda: wanted(next(numbers)))
 
 
 class JsonRows:
@@ -65,9 +70,17 @@ class JsonRows:
             self.first |= {name: value for name, value in row.items() if self.first.get(name) is None}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (row for row in self.only(lambda number: True) if row is not None)
+
+    def only(self, wanted: Callable[[int], bool]) -> Iterator[dict[str, Any] | None]:
+        """The rows whose number is wanted; None, for a fraction of the time, in the place of each other."""
         absent = dict.fromkeys(self.first)
-        for row in self._rows():
-            yield row if isinstance(row, UnreadableRow) else absent | row
+        numbers = count()
+        for file in self.files:
+            with file.open("rb") as lines:
+                for place, line in _full_lines(lines):
+                    row = _json_row(line, place, str(file)) if wanted(next(numbers)) else None
+                    yield row if row is None or isinstance(row, UnreadableRow) else absent | row
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for file in self.files:
@@ -77,17 +90,22 @@ class JsonRows:
 
 def json_rows(lines: Iterable[bytes | str], name: str) -> Iterator[dict[str, Any]]:
     """The objects of JSON lines, in order; blank lines are passed over."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig") if isinstance(line, bytes) else line)
-        except (ValueError, RecursionError) as error:
-            yield UnreadableRow(f"line {number} of {name} is no JSON: {error}")
-            continue
-        if not isinstance(row, dict):
-            row = UnreadableRow(f"line {number} of {name} is no JSON object with 'image' and 'text': {line[:60]!r}")
-        yield row
+    for number, line in _full_lines(lines):
+        yield _json_row(line, number, name)
+
+
+def _full_lines(lines: Iterable[bytes | str]) -> Iterator[tuple[int, bytes | str]]:
+    return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def _json_row(line: bytes | str, number: int, name: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8-sig") if isinstance(line, bytes) else line)
+    except (ValueError, RecursionError) as error:
+        return UnreadableRow(f"line {number} of {name} is no JSON: {error}")
+    if not isinstance(row, dict):
+        return UnreadableRow(f"line {number} of {name} is no JSON object with 'image' and 'text': {line[:60]!r}")
+    return row
 
 
 def up_to_first_good(rows: Iterator[dict[str, Any]]) -> tuple[dict[str, Any] | None, Iterator[dict[str, Any]]]:
@@ -100,16 +118,17 @@ def up_to_first_good(rows: Iterator[dict[str, Any]]) -> tuple[dict[str, Any] | N
     return (ahead[-1] if ahead else None), chain(ahead, rows)
 
 
-def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(lines: Iterable[str], file: Path, wanted: Callable[[], bool]) -> Iterator[dict[str, Any] | None]:
+    """The rows of one file; `wanted` is asked once for each."""
     reader = csv.reader(lines)
     names: list[str] | None = None
     while True:
         start = reader.line_num + 1
         try:
-            with _long_cells():
+            with long_cells():
                 cells = next(reader, None)
         except csv.Error as error:
-            yield UnreadableRow(f"line {start} of {file} is no CSV: {error}")
+            yield UnreadableRow(f"line {start} of {file} is no CSV: {error}") if wanted() else None
             continue
         if cells is None:
             return
@@ -117,9 +136,12 @@ def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[dict[str, Any]]:
             names = _column_names(cells, file)
         elif len(cells) > len(names):
             place = f"line {start}" if start == reader.line_num else f"lines {start} to {reader.line_num}"
-            yield UnreadableRow(f"{place} of {file}: {len(cells)} cells for {len(names)} columns")
-        elif cells:
+            row = UnreadableRow(f"{place} of {file}: {len(cells)} cells for {len(names)} columns")
+            yield row if wanted() else None
+        elif cells and wanted():
             yield dict.fromkeys(names) | {name: cell or None for name, cell in zip(names, cells, strict=False)}
+        elif cells:
+            yield None
 
 
 def _column_names(cells: Sequence[str], file: Path) -> list[str]:
@@ -133,7 +155,7 @@ def _column_names(cells: Sequence[str], file: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _long_cells() -> Iterator[None]:
+def long_cells() -> Iterator[None]:
     """Let a cell be as long as it is; the limit of 128 kB is a switch of the whole process, put back at once."""
     limit = csv.field_size_limit(_LONGEST_CELL)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from .batches import PairDataset
 from .model import DiptychModel
@@ -35,7 +38,7 @@ def identity_of(
     options = {name: value for name, value in asdict(config).items() if name not in FREE}
     images = {name: value for name, value in vars(processor.image_processor).items() if not name.startswith("_")}
     found = {
-        **_plain(model.config.to_dict()),
+        **plain_config(model.config.to_dict()),
         "image transforms": images,
         "max_length": processor.max_length,
         "training data": training.fingerprint(),
@@ -84,18 +87,18 @@ def begin_anew(folder: Path, say: Callable[[str], None], *, may_write: bool) -> 
         say(f"replacing the earlier run in {folder}")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path, name: str = "run.json") -> dict[str, Any]:
     """The record of a run's folder; empty if there is none that can be read."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write `run.json`: whole or not at all, replacing the one that was there."""
-    path = folder / "run.json"
+def write_record(folder: Path, record: dict[str, Any], name: str = "run.json") -> None:
+    """Write the record of a run: whole or not at all, replacing the one that was there."""
+    path = folder / name
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -104,13 +107,25 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     """A model's configuration without what says nothing about it."""
     return {
-        key: _plain(value) if isinstance(value, dict) else value
+        key: plain_config(value) if isinstance(value, dict) else value
         for key, value in config.items()
         if key not in _NOT_THE_MODEL
     }
+
+
+def model_digest(model: DiptychModel, processor: DiptychProcessor) -> str:
+    """A hash of all that a model's predictions follow from: weights, configuration, processor."""
+    found = hashlib.blake2b(digest_size=16)
+    images = {name: value for name, value in vars(processor.image_processor).items() if not name.startswith("_")}
+    config = [plain_config(model.config.to_dict()), images, processor.max_length]
+    found.update(json.dumps(config, default=str, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _short(value: Any) -> str:

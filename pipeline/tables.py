@@ -6,8 +6,8 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -29,12 +29,21 @@ class RowWriter:
         out: The file, replaced if it is there.
         labels: Of the model, which settle the type of `scores` in parquet before a row has any.
         multi_label: Whether `label` is a list.
+        columns: The columns of CSV and parquet and their parquet types, so that several files have the
+            same; if not given, the first rows settle both.
 
     Raises:
         ValueError: Its name tells no format, or it cannot be written to.
     """
 
-    def __init__(self, out: str | Path, *, labels: Sequence[str] = (), multi_label: bool = False) -> None:
+    def __init__(
+        self,
+        out: str | Path,
+        *,
+        labels: Sequence[str] = (),
+        multi_label: bool = False,
+        columns: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = Path(out).expanduser()
         self.format = ".jsonl" if str(out) == "-" else self.path.suffix
         if self.format not in FORMATS:
@@ -43,6 +52,7 @@ class RowWriter:
             )
         self.labels = [_valid(label) for label in labels]
         self.multi_label = multi_label
+        self.columns = columns
         self.rows: list[dict[str, Any]] = []
         self._text = 0
         self._csv: Any = None
@@ -77,7 +87,7 @@ class RowWriter:
             self._file.writelines(to_json(row) + "\n" for row in rows)
         elif self.format == ".csv":
             if self._csv is None:
-                self._csv = csv.DictWriter(self._file, _names(rows), extrasaction="ignore")
+                self._csv = csv.DictWriter(self._file, self.columns or _names(rows), extrasaction="ignore")
                 self._csv.writeheader()
             self._csv.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
         else:
@@ -108,7 +118,7 @@ class RowWriter:
             raise ValueError(f"{self.path} cannot be written to ({error.strerror}); choose another --out") from error
 
     def _write_parquet(self, rows: list[dict[str, Any]]) -> None:
-        """The first rows settle the types: text where they hold nothing, or several types."""
+        """Unless they are given, the first rows settle the types: text where they hold nothing, or several types."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -118,8 +128,11 @@ class RowWriter:
                 known["scores"] = pa.struct([(label, pa.float64()) for label in self.labels])
             if self.multi_label:
                 known["label"] = pa.list_(pa.string())
-            columns = {name: self._column(name, rows, known.get(name)) for name in _names(rows)}
-            self._parquet = pq.ParquetWriter(self._file, pa.table(columns).schema)
+            if self.columns is not None:
+                schema = pa.schema({name: known.get(name, kind) for name, kind in self.columns.items()})
+            else:
+                schema = pa.table({n: self._column(n, rows, known.get(n)) for n in _names(rows)}).schema
+            self._parquet = pq.ParquetWriter(self._file, schema, write_page_checksum=True)
         schema = self._parquet.schema
         columns = {field.name: self._column(field.name, rows, field.type) for field in schema}
         self._parquet.write_table(pa.table(columns, schema=schema))
@@ -146,6 +159,55 @@ class RowWriter:
         if self._parquet is None:
             self._write_parquet([])  # no rows, but a file that can be read
         self._parquet.close()
+
+
+def types_of_features(features: Mapping[str, Any]) -> dict[str, Any]:
+    """What the columns of a dataset are in parquet, those left out that hold bytes; of images their paths stay."""
+    import datasets
+    import pyarrow as pa
+
+    found = {}
+    for field in datasets.Features(features).arrow_schema:
+        kind = getattr(field.type, "storage_type", field.type)
+        if pa.types.is_struct(kind) and {inner.name for inner in kind} == {"bytes", "path"}:
+            kind = pa.string()
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            found[field.name] = pa.string() if pa.types.is_null(kind) else kind
+    return found
+
+
+def types_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Columns and types that suit all these rows, which are read once: text where they hold nothing, or several."""
+    import pyarrow as pa
+
+    found: dict[str, Any] = {}
+    wide: set[str] = set()
+    rows = iter(rows)
+    while chunk := [{_valid(name): _valid(value) for name, value in row.items()} for row in islice(rows, _CHUNK)]:
+        for name in _names(chunk):
+            values = [row.get(name) for row in chunk]
+            try:
+                kind = pa.array(values).type
+            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+                kind = pa.string()
+            if pa.types.is_integer(kind) and any(value is not None and abs(value) > 1 << 53 for value in values):
+                wide.add(name)  # as a fraction it would be another number
+            found[name] = _common(found.get(name, kind), kind)
+    return {
+        name: pa.string() if pa.types.is_null(kind) or (pa.types.is_floating(kind) and name in wide) else kind
+        for name, kind in found.items()
+    }
+
+
+def _common(one: Any, other: Any) -> Any:
+    """The type that suits values of both; text if none does."""
+    import pyarrow as pa
+
+    try:
+        both = pa.unify_schemas([pa.schema([("", one)]), pa.schema([("", other)])], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        return pa.string()
+    return both.field(0).type
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -57,6 +57,14 @@ def test_killed_runs_end_as_if_they_had_never_stopped():
     assert "4 of 4 killed runs ended with the unbroken run's weights, bit for bit" in shown
 
 
+@pytest.mark.slow
+def test_a_table_that_is_killed_and_resumed_has_every_row_once():
+    shown = example("classify_and_resume.py", "--rows", 200, "--part-rows", 10, "--kills", 1)
+    assert re.search(r"two processes: kill 1, \d+ of 20 parts are there", shown)
+    assert "in the parts: 200 rows, 200 different row numbers of 200\nin order from 0: yes\n" in shown
+    assert "same id, image, text, status, reason, label: 200 rows" in shown
+
+
 def test_the_comparison_with_tfidf(tiny, pairs, tmp_path):
     save_model(*tiny, tmp_path / "model")
     named = pairs.remove_columns("label").add_column("label", ["no", "yes"] * 48)

@@ -116,6 +116,10 @@ def test_images_that_a_stream_keeps_on_the_hub_are_fetched_and_no_others(classif
     rows = datasets.Dataset.from_dict(
         {"image": [{"bytes": None, "path": p} for p in paths], "text": ["a"] * 5}, features=features
     )
+    (table,) = load_tables(rows.to_iterable_dataset()).values()
+    assert [row and row["text"] for row in table.rows.only(lambda number: number == 1)] == [None, "a", None, None, None]
+    assert [path for path in asked if "gone" not in path] == []
+    asked.clear()
     found = list(classify(rows.to_iterable_dataset()))
     assert [row["status"] for row in found] == ["ok", "image_missing", "ok", "image_missing", "image_missing"]
     assert found[1]["reason"] == f"{paths[1]} cannot be fetched: 404"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections import OrderedDict
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -94,6 +97,24 @@ class ResNetEncoder(Encoder):
             rows, columns = (min(self.region_grid, side) for side in features.shape[2:])
             features = F.adaptive_avg_pool2d(features, (rows, columns))
         return features
+
+    def folded(self) -> ResNetEncoder:
+        """An encoder for inference that shares all but the trunk, whose batch norms are folded into its convolutions.
+
+        In eval a batch norm multiplies and adds constants, and so does the convolution before it: one
+        step does both. The copy is channels last, as convolutions on a CPU want it, and does not train.
+        """
+        folded = copy.copy(self)
+        folded._modules = dict(self._modules)  # the copy's own, or its trunk would become ours
+        trunk = copy.deepcopy(self.trunk).eval().requires_grad_(False)
+        for parent in list(trunk.modules()):
+            children = list(parent.named_children())
+            for (name, conv), (after, norm) in itertools.pairwise(children):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                    setattr(parent, after, nn.Identity())
+        folded.trunk = trunk.to(memory_format=torch.channels_last)
+        return folded
 
     def project(self, features: Tensor, present: Tensor) -> Tokens:
         """Tokens (batch, regions, dim) from what `encode` gives, (batch, width, rows, columns)."""

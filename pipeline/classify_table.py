@@ -39,7 +39,8 @@ def classify_table(
     image_column: str | None = None,
     text_column: str | None = None,
     on_bad_row: str = "mask",
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    workers: int | None = None,
     part_rows: int = 10_000,
     resume: bool = False,
     say: Callable[[str], None] = print,
@@ -60,7 +61,8 @@ def classify_table(
             of the two columns is named, and the other cannot be told, there is none.
         text_column: The text column, likewise.
         on_bad_row: As for calling an `ImageTextClassifier`.
-        batch_size: Rows per forward pass.
+        batch_size: As for calling an `ImageTextClassifier`.
+        workers: Likewise.
         part_rows: Rows of each part of a folder, and of what several processes share.
         resume: Go on with what is in `out`; parts that are there are not computed again.
         say: What to do with each line that tells how it goes.
@@ -91,7 +93,7 @@ def classify_table(
             )
         table, columns = _open(data, split, image_column, text_column, say)
         classifier = ImageTextClassifier.from_pretrained(model, device=str(state.device) if team.count > 1 else None)
-        return _Job(table, columns, classifier, batch_size, on_bad_row), parts
+        return _Job(table, columns, classifier, batch_size, on_bad_row, workers, _is_stream(data)), parts
 
     job, parts = team.agreed(ready)
     if parts is None:
@@ -111,12 +113,19 @@ class _Job:
     table: Table
     columns: Columns
     classifier: ImageTextClassifier
-    batch_size: int
+    batch_size: int | None
     on_bad_row: str
+    workers: int | None
+    prompt: bool
 
     def predictions(self, rows: Iterator[Any]) -> Iterator[dict[str, Any]]:
         return self.classifier.table_stream(
-            replace(self.table, rows=rows), self.columns, batch_size=self.batch_size, on_bad_row=self.on_bad_row
+            replace(self.table, rows=rows),
+            self.columns,
+            batch_size=self.batch_size,
+            on_bad_row=self.on_bad_row,
+            workers=self.workers,
+            prompt=self.prompt,
         )
 
     def writing(self, suffix: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .cpus import limit_threads
 from .options import (
     BatchSize,
     CacheDir,
@@ -80,7 +81,13 @@ def classify(
     on_bad_row: Annotated[
         OnBadRow, typer.Option(help="Classify with the half that is there, give no prediction, or stop.")
     ] = OnBadRow.mask,
-    batch_size: BatchSize = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows per forward pass.  [default: 32; on a GPU what its memory takes]")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Threads that read images ahead.  [default: 0; on a GPU one per CPU, at most 8]"),
+    ] = None,
     part_rows: Annotated[
         int, typer.Option(help="Rows of each part of a folder, and of what processes share.")
     ] = 10_000,
@@ -118,6 +125,7 @@ def classify(
                 text_column=text_column,
                 on_bad_row=on_bad_row.value,
                 batch_size=batch_size,
+                workers=workers,
                 part_rows=part_rows,
                 resume=resume,
                 say=_remark(quiet or as_json),
@@ -486,6 +494,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork after the tokenizer has been used
     # before torch is loaded: threads that spin while they wait make a busy machine several times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    limit_threads()
     try:
         app()
     except BrokenPipeError:  # the reader of our output has seen enough

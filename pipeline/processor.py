@@ -116,6 +116,23 @@ class DiptychImageProcessor(BaseImageProcessor):
         mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (self.mean, self.std))
         return (pixels - mean) / std
 
+    def pixel_values(self, pictures: Sequence[Tensor], device: torch.device) -> Tensor:
+        """What `normalize` gives, (batch, 3, height, width), of pictures of 8 bits a colour; channels last in memory.
+
+        Args:
+            pictures: What `resize` gives, as tensors (height, width, 3) of uint8.
+            device: Where to compute and to put it.
+        """
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        scale, shift = ((1 / (255 * std)).to(device), (mean / std).to(device))
+        if device.type != "cpu":
+            return (torch.stack(list(pictures)).to(device) * scale - shift).permute(0, 3, 1, 2)
+        values = torch.empty(len(pictures), self.height, self.width * 3)
+        scale, shift = scale.repeat(self.width), shift.repeat(self.width)
+        for row, picture in zip(values, pictures, strict=True):  # one by one: one fits into the processor's cache
+            row.copy_(picture.view(self.height, -1)).mul_(scale).sub_(shift)
+        return values.view(-1, self.height, self.width, 3).permute(0, 3, 1, 2)
+
     def preprocess(self, images: Any, **_: Any) -> BatchFeature:
         """`pixel_values` (batch, 3, height, width) and `image_present` (batch,).
 
@@ -199,6 +216,33 @@ class DiptychProcessor(ProcessorMixin):
         if not text:
             return []
         return list(self.tokenizer(list(text), truncation=True, max_length=self.max_length)["input_ids"])
+
+    def pieces(self, text: Sequence[str]) -> list[tuple[list[int], int]]:
+        """Ids of each text's word pieces, cut to `max_length`, and how many there were before."""
+        if not text:
+            return []
+        found = self.tokenizer(
+            list(text), truncation=True, max_length=self.max_length, return_attention_mask=False, verbose=False
+        )
+        ids: list[list[int]] = found["input_ids"]
+        lengths = [len(one) for one in ids]
+        long = [index for index, length in enumerate(lengths) if length >= self.max_length]
+        if found.encodings is None:  # of a tokenizer in Python, which throws the rest away
+            for index, length in zip(long, self.lengths([text[index] for index in long]), strict=True):
+                lengths[index] = length
+        else:
+            special = self.tokenizer.num_special_tokens_to_add()
+            for index in long:
+                lengths[index] += sum(len(rest.ids) - special for rest in found.encodings[index].overflowing)
+        return list(zip(ids, lengths, strict=True))
+
+    def padded(self, pieces: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` (batch, words) of ids as `pieces` gives them, padded to the longest."""
+        words = max(map(len, pieces))
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[*one, *[pad] * (words - len(one))] for one in pieces])
+        lengths = torch.tensor([len(one) for one in pieces])
+        return {"input_ids": ids, "attention_mask": (torch.arange(words) < lengths.unsqueeze(1)).long()}
 
     def lengths(self, text: Sequence[str]) -> list[int]:
         """Word pieces of each text, the special ones included, before any is cut."""

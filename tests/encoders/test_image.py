@@ -288,3 +288,26 @@ def test_one_image_of_one_region_trains_and_leaves_the_statistics_of_its_last_gr
     assert torch.equal(last.running_mean, before)
     encoder(torch.randn(2, 3, size, size))
     assert not torch.equal(last.running_mean, before)
+
+
+@pytest.mark.parametrize("name", ["resnet-tiny", "resnet18", "resnet50", "resnext50_32x4d"])
+def test_batch_norms_folded_into_convolutions_change_nothing(name):
+    torch.manual_seed(0)
+    encoder = ResNetEncoder(name, dim=DIM).eval()
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low in ((module.running_mean, -0.3), (module.running_var, 0.7), (module.weight, 0.7)):
+                nn.init.uniform_(tensor, low, low + 0.6)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+    folded = encoder.folded()
+    kinds = [type(module) for module in folded.trunk.modules()]
+    assert not any(issubclass(kind, nn.BatchNorm2d) for kind in kinds)
+    pixels = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        expected = encoder.encode(pixels)
+        found = folded.encode(pixels.contiguous(memory_format=torch.channels_last))
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert folded.projection is encoder.projection
+    assert any(isinstance(module, nn.BatchNorm2d) for module in encoder.trunk.modules())
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+    assert folded.trunk is not encoder.trunk

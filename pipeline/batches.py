@@ -19,10 +19,11 @@ from torchvision.transforms import v2
 
 from .plan import Plan
 from .processor import DiptychImageProcessor, DiptychProcessor
-from .rows import Columns, read_pair
+from .rows import Columns, Pair, all_reasons, read_pair, worst_status
 
 if TYPE_CHECKING:
     from .data import Table
+    from .encode import HalfFeatures
 
 _SIDES = re.compile(r"\b(left|right)(most|ward|wards|-hand)?\b", re.IGNORECASE)
 
@@ -30,6 +31,8 @@ _SIDES = re.compile(r"\b(left|right)(most|ward|wards|-hand)?\b", re.IGNORECASE)
 @dataclass(frozen=True)
 class Example:
     """One row, ready to be batched: pixel values (3, height, width) or None, text or None, class index or None.
+
+    A half whose features are known is None here; `Collate` gets them by the row's number.
 
     Of a multi-label row the label is a tuple: for each class 1 if it is there, else 0.
 
@@ -88,6 +91,11 @@ class PairDataset(Dataset[Example]):
         ids: Whether to hash images and texts, so that equal ones can be told.
         seed: Of the augmentation. What is drawn follows from it, the epoch and the row, whichever process
             reads the row and whatever it has read before; `Batches` gives the epoch.
+        augment_from: Epoch from which pictures are changed.
+
+    Attributes:
+        image_features: Where set, images are not read: these stand in for them.
+        text_features: Likewise of texts.
     """
 
     def __init__(
@@ -101,11 +109,14 @@ class PairDataset(Dataset[Example]):
         augmentation: Augmentation | None = None,
         ids: bool = False,
         seed: int = 0,
+        augment_from: int = 1,
     ) -> None:
         self.table, self.columns, self.labels, self.ids, self.seed = table, columns, labels, ids, seed
         self.rows = range(len(table.rows)) if rows is None else rows
         self.image_processor = processor.image_processor
-        self.augmentation = augmentation
+        self.augmentation, self.augment_from = augmentation, augment_from
+        self.image_features: HalfFeatures | None = None
+        self.text_features: HalfFeatures | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,20 +124,37 @@ class PairDataset(Dataset[Example]):
     def __getitem__(self, index: int | tuple[int, int]) -> Example:
         epoch, index = index if isinstance(index, tuple) else (0, index)
         row = self.rows[index]
-        # ids are those of whole pictures, however they are stored
-        enough = None if self.ids else self.image_processor.needed_size
-        pair = read_pair(row, self.table.rows[row], self.columns, self.table.folder, at_least=enough)
+        pair, image, text = self._read(row), self.image_features, self.text_features
         pixel_values = None
         if pair.image is not None:
             pixel_values = self.image_processor.normalize(self._prepare(pair.image, epoch, row))
+        problems = [*pair.problems, *(half.problems[row] for half in (image, text) if half and row in half.problems)]
+        status, reason = "ok", ""
+        if problems:
+            no_image = pair.image is None if image is None else row in image.problems
+            no_text = pair.text is None if text is None else row in text.problems
+            problems = list(dict.fromkeys(problems))  # what is wrong with a row as a whole is wrong with both halves
+            status, reason = worst_status(problems, none_left=no_image and no_text), all_reasons(problems)
         label = None if self.labels is None else self.labels[row]
         ids: tuple[int | None, int | None] = (None, None)
         if self.ids:
-            ids = (content_id(pair.image.tobytes() if pair.image else b""), content_id((pair.text or "").encode()))
-        return Example(row, pixel_values, pair.text, label, pair.status, pair.reason, *ids)
+            image_id = content_id(pair.image.tobytes() if pair.image else b"") if image is None else image.ids[row]
+            text_id = content_id((pair.text or "").encode()) if text is None else text.ids[row]
+            ids = image_id, text_id
+        return Example(row, pixel_values, pair.text, label, status, reason, *ids)
+
+    def _read(self, row: int) -> Pair:
+        """What is not known by its features; where both halves are, the table is not asked."""
+        no_image, no_text = self.image_features is not None, self.text_features is not None
+        if no_image and no_text:
+            return Pair(row, None, None)
+        # ids are those of whole pictures, however they are stored
+        enough = None if self.ids else self.image_processor.needed_size
+        values, folder = self.table.rows[row], self.table.folder
+        return read_pair(row, values, self.columns, folder, at_least=enough, image=not no_image, text=not no_text)
 
     def _prepare(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
-        if self.augmentation is None:
+        if self.augmentation is None or epoch < self.augment_from:
             return self.image_processor.resize(image)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the generator that all share
             torch.default_generator.manual_seed(draw_seed(self.seed, "augmentation", epoch, row))
@@ -150,10 +178,13 @@ class Collate:
 
     Args:
         processor: Of the model.
+        data: Where the examples come from, if it has features in place of a half.
     """
 
-    def __init__(self, processor: DiptychProcessor) -> None:
+    def __init__(self, processor: DiptychProcessor, data: PairDataset | None = None) -> None:
         self.processor = processor
+        self.image_features = None if data is None else data.image_features
+        self.text_features = None if data is None else data.text_features
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """The model's tensors, `rows`, their numbers, and `problems`: (row, status, reason) of rows that are not `ok`.
@@ -163,12 +194,21 @@ class Collate:
         """
         if not examples:
             return {"rows": [], "problems": []}
-        batch = dict(self.processor([e.pixel_values for e in examples], [e.text for e in examples]))
+        batch: dict[str, Any] = {}
+        rows = [e.row for e in examples]
+        if self.image_features is not None:
+            batch |= self.image_features.batch(rows)
+        else:
+            batch |= self.processor.image_processor([e.pixel_values for e in examples])
+        if self.text_features is not None:
+            batch |= self.text_features.batch(rows)
+        else:
+            batch |= self.processor.tokenize([e.text for e in examples])
         for name in ("label", "image_id", "text_id"):
             numbers = [getattr(e, name) for e in examples]
             if None not in numbers:
                 batch[f"{name}s"] = torch.tensor(numbers)
-        batch["rows"] = [e.row for e in examples]
+        batch["rows"] = rows
         batch["problems"] = [(e.row, e.status, e.reason) for e in examples if e.status != "ok"]
         return batch
 
@@ -182,7 +222,7 @@ class Batches:
         collate: From a list of examples to a batch.
         device: Where the tensors go.
         seed: Of the order, which follows from it and the epoch alone; None leaves the rows as they are.
-        workers: Processes that read and prepare rows; 0 reads in this one.
+        workers: Processes that read and prepare rows; 0 reads in this one, as it is where all features are known.
     """
 
     def __init__(
@@ -197,6 +237,8 @@ class Batches:
     ) -> None:
         self.data, self.plan, self.collate, self.device = data, plan, collate, torch.device(device)
         self.shares = _Shares(plan, seed)
+        if data.image_features is not None and data.text_features is not None:
+            workers = 0  # to read them takes less than to hand them over
         self.loader: DataLoader[Any] = DataLoader(
             data,
             batch_sampler=self.shares,

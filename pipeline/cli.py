@@ -218,11 +218,20 @@ def train(
     flip: Annotated[
         bool | None,
         typer.Option(
-            "--flip/--no-flip", help="Mirror training pictures; by itself, unless texts speak of left or right."
+            "--flip/--no-flip",
+            help="Mirror training pictures; by itself if the image trunk trains and no text speaks of left or right.",
         ),
     ] = None,
-    crop: Annotated[bool, typer.Option("--crop/--no-crop", help="Cut training pictures at random.")] = True,
-    colour: Annotated[bool, typer.Option("--colour/--no-colour", help="Change their brightness and contrast.")] = True,
+    crop: Annotated[
+        bool | None, typer.Option("--crop/--no-crop", help="Cut training pictures at random; by itself likewise.")
+    ] = None,
+    colour: Annotated[
+        bool | None, typer.Option("--colour/--no-colour", help="Change their brightness and contrast; likewise.")
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep on disk what frozen trunks give, to encode it only once.")
+    ] = True,
+    cache_dir: CacheDir = None,
     modality_dropout: Annotated[
         float | None, typer.Option(help="Chance that a training row loses one half.  [default: 0.3]")
     ] = None,
@@ -291,6 +300,8 @@ def train(
             flip=flip,
             crop=crop,
             colour=colour,
+            cache=cache,
+            cache_dir=cache_dir,
             precision=precision.value,
             seed=seed,
             workers=workers,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +16,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .data import Table
 from .features import DoesNotFit, FeatureStore, Places, item_id, megabytes, require_room, trunk_key
 from .images import BadImage, image_content, read_image
 from .model import DiptychModel
 from .processor import DiptychImageProcessor, DiptychProcessor
 from .rows import Columns, UnreadableRow, read_text
 
+if TYPE_CHECKING:
+    from .data import Table
+
 Problem = tuple[str, str]
 """A status and a reason."""
 
 _BATCH = 64
 """Pictures or texts that are encoded at a time."""
+_NOTHING = 0
+"""The id of what is not there."""
 _NO_WEIGHT = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 """What a text encoder's configuration says of where it came from, and not of what it computes."""
 
@@ -49,14 +53,14 @@ class HalfFeatures:
         store: Where they are.
         places: Of every row of the table; none for a row that has no such half, or was not asked for.
         problems: Of rows whose half is missing or cannot be used.
-        content_ids: (rows of the table,), of 63 bits, equal where contents are.
+        ids: (rows of the table,), of 63 bits, equal where contents are: an image's file, a text.
         grid: Height and width in regions, of images; None of texts.
     """
 
     store: FeatureStore
     places: Places
     problems: dict[int, Problem]
-    content_ids: np.ndarray
+    ids: np.ndarray
     grid: tuple[int, int] | None = None
 
     def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
@@ -78,7 +82,7 @@ class _Found(NamedTuple):
         row: Its number there.
         item: The id of what is to be encoded; empty if there is nothing, for which `problem` gives the reason.
         tokens: How many its features will be.
-        content_id: As of `HalfFeatures`.
+        content_id: One of `HalfFeatures.ids`.
         problem: What is wrong with the row's half, if anything is.
         pieces: A text's word pieces, four bytes each.
     """
@@ -207,7 +211,7 @@ def _image_items(part: int, rows: Sequence[int], of: RowsToEncode, tokens: int) 
                 raise BadImage("row_unreadable", values.reason)
             item = item_id(*image_content(values.get(of.columns.image), folder=of.table.folder))
         except BadImage as error:
-            yield _Found(part, row, b"", 0, _number(item_id()), (error.status, str(error)))
+            yield _Found(part, row, b"", 0, _NOTHING, (error.status, str(error)))
         else:
             yield _Found(part, row, item, tokens, _number(item))
 
@@ -223,12 +227,11 @@ def _text_items(part: int, rows: Sequence[int], of: RowsToEncode, processor: Dip
         texts = [text for text, _ in read if text is not None]
         pieces = iter(processor.word_pieces(texts))
         for row, (text, problem) in zip(here, read, strict=True):
-            number = _number(item_id((text or "").encode()))
             if text is None:
-                yield _Found(part, row, b"", 0, number, problem)
+                yield _Found(part, row, b"", 0, _NOTHING, problem)
             else:
                 ids = np.array(next(pieces), dtype=np.int32).tobytes()
-                yield _Found(part, row, item_id(ids), len(ids) // 4, number, None, ids)
+                yield _Found(part, row, item_id(ids), len(ids) // 4, _number(item_id(text.encode())), None, ids)
 
 
 def _number(item: bytes) -> int:
@@ -301,15 +304,16 @@ def _half(
     grid: tuple[int, int] | None = None,
 ) -> HalfFeatures:
     items: list[bytes | None] = [None] * rows
-    content_ids = np.zeros(rows, dtype=np.int64)
+    ids = np.zeros(rows, dtype=np.int64)
     problems = {}
     for one in found:
         if one.part == part:
-            items[one.row], content_ids[one.row] = one.item or None, one.content_id
+            items[one.row], ids[one.row] = one.item or None, one.content_id
             problem = one.problem or bad.get(one.item)
             if problem is not None:
                 problems[one.row] = problem
-    return HalfFeatures(store, store.find(items), problems, content_ids, grid)
+                ids[one.row] = _NOTHING  # all that cannot be used is alike
+    return HalfFeatures(store, store.find(items), problems, ids, grid)
 
 
 class _Pictures(Dataset[Tensor | Problem]):

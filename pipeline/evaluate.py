@@ -106,8 +106,7 @@ def measure(
     numbers: list[int] = []
     for batch in tqdm(batches, desc="evaluate", unit="batch", disable=True if quiet else None, leave=False):
         with accelerator.autocast():
-            image = plain.image_encoder(batch["pixel_values"], batch["image_present"])
-            text = plain.text_encoder(batch["input_ids"], batch["attention_mask"], batch["text_present"])
+            image, text = plain.encode(batch)
             no_image, no_text = (replace(half, present=torch.zeros_like(half.present)) for half in (image, text))
             views = {"both": (image, text), "text_only": (no_image, text), "image_only": (image, no_text)}
             outputs = {name: plain.fuse(*views[name]) for name in names}

@@ -24,6 +24,7 @@ from .model import DiptychModel
 from .plan import Plan
 from .processor import DiptychProcessor
 from .rank import measure_ranking
+from .reuse import drop_features, reuse_features
 from .stages import parameter_groups, schedule, unfreeze
 from .stopping import StopSignals, Watch
 from .tracking import Tracking
@@ -38,6 +39,7 @@ class Fit:
         processor: Saved beside it.
         config: How the run goes.
         folder: Where the best epoch's model is kept.
+        cache: Where the features of frozen trunks are kept; None encodes anew in every epoch.
         say: What to do with each line that tells how it goes.
         quiet: Show no progress bar.
     """
@@ -49,11 +51,12 @@ class Fit:
         config: TrainConfig,
         folder: Path,
         *,
+        cache: Path | None = None,
         say: Callable[[str], None],
         quiet: bool,
     ) -> None:
         self.model, self.processor, self.config, self.folder = model, processor, config, folder
-        self.say, self.quiet = say, quiet
+        self.cache, self.say, self.quiet = cache, say, quiet
         AcceleratorState._reset_state()  # else a process keeps the precision of its first run
         # a batch in which no row has an image gives the image encoder no gradient
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -94,13 +97,12 @@ class Fit:
             OSError: A checkpoint or the model cannot be written.
         """
         accelerator, config = self.accelerator, self.config
-        batches = self._batches(training, seed=config.seed)
-        validating = self._batches(validation)
+        plan = self._plan(training)
         optimizer = torch.optim.AdamW(
             parameter_groups(self.model, config), weight_decay=config.weight_decay, fused=True
         )
         model, optimizer = accelerator.prepare(self.model, optimizer)
-        steps = config.epochs * batches.plan.steps
+        steps = config.epochs * plan.steps
         rates = schedule(optimizer, steps=steps, warmup=config.warmup, epochs=config.epochs)
         self.tracking = Tracking(accelerator, asdict(config))
         checkpoints = Checkpoints(
@@ -114,6 +116,11 @@ class Fit:
             say=self.say,
         )
         progress = self.progress = (checkpoints.load() if resume else None) or Progress()
+        if self.cache is not None:
+            quiet = self.quiet or not accelerator.is_main_process
+            place = (self.model, self.processor, config, self.cache)
+            reuse_features(*place, training, validation, progress.epoch, say=self.say, quiet=quiet)
+        batches, validating = self._batches(training, seed=config.seed), self._batches(validation)
         with StopSignals(processes=accelerator.num_processes) as signals:
             watch = Watch(
                 accelerator,
@@ -129,6 +136,8 @@ class Fit:
             for epoch in range(progress.epoch, config.epochs + 1):
                 if unfreeze(self.model, config, epoch):
                     self.say(f"epoch {epoch}: the chosen parts of pretrained trunks train from here on")
+                    drop_features(self.model, config, training, validation, epoch, say=self.say)
+                    batches, validating = self._batches(training, seed=config.seed), self._batches(validation)
                 loss = self._epoch(model, optimizer, rates, batches, watch)
                 metrics = self.measure(model, validating, accelerator, **self.measuring)
                 seconds = round(progress.seconds, 1)
@@ -148,18 +157,19 @@ class Fit:
             self.say(f"rows that were not whole, in all epochs together: {counts}")
         return progress.history
 
+    def _plan(self, data: PairDataset) -> Plan:
+        return Plan(
+            len(data),
+            self.config.batch_size,
+            accumulate=self.config.accumulate,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+
     def _batches(self, data: PairDataset, *, seed: int | None = None) -> Batches:
         """This process's batches of `data`; to train on if there is a seed."""
-        config, accelerator = self.config, self.accelerator
-        plan = Plan(
-            len(data),
-            config.batch_size,
-            accumulate=config.accumulate,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-        )
-        collate = Collate(self.processor)
-        return Batches(data, plan, collate, device=accelerator.device, seed=seed, workers=config.workers)
+        plan, collate, device = self._plan(data), Collate(self.processor, data), self.accelerator.device
+        return Batches(data, plan, collate, device=device, seed=seed, workers=self.config.workers)
 
     def _epoch(self, model: nn.Module, optimizer: Any, rates: Any, batches: Batches, watch: Watch) -> float:
         """The steps of an epoch that are left; the mean loss of all its steps."""

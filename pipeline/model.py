@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,23 @@ class DiptychModel(PreTrainedModel):
         )
         return output if return_dict else output.to_tuple()
 
+    def encode(self, batch: Mapping[str, Any]) -> tuple[Tokens, Tokens]:
+        """Tokens (batch, regions, dim) and (batch, words, dim) of a batch as `Collate` gives it.
+
+        Args:
+            batch: Of the tensors that `forward` takes by name, those of both halves.
+        """
+        image = self.image_encoder(
+            batch.get("pixel_values"), batch["image_present"], features=batch.get("image_features")
+        )
+        text = self.text_encoder(
+            batch.get("input_ids"),
+            batch["attention_mask"],
+            batch["text_present"],
+            features=batch.get("text_features"),
+        )
+        return image, text
+
     def fuse(
         self,
         image: Tokens,
@@ -188,7 +206,7 @@ class DiptychModel(PreTrainedModel):
         Raises:
             ValueError: The model was not trained with alignment.
         """
-        return self._aligned().embed_image(self.image_encoder(pixel_values, image_present))
+        return self.require_alignment().embed_image(self.image_encoder(pixel_values, image_present))
 
     def embed_texts(self, input_ids: Tensor, attention_mask: Tensor, text_present: Tensor | None = None) -> Tensor:
         """Texts in the same space, (batch, dim), of length 1.
@@ -201,9 +219,14 @@ class DiptychModel(PreTrainedModel):
         Raises:
             ValueError: The model was not trained with alignment.
         """
-        return self._aligned().embed_text(self.text_encoder(input_ids, attention_mask, text_present))
+        return self.require_alignment().embed_text(self.text_encoder(input_ids, attention_mask, text_present))
 
-    def _aligned(self) -> Alignment:
+    def require_alignment(self) -> Alignment:
+        """What brings images and texts into one space.
+
+        Raises:
+            ValueError: The model was not trained with alignment.
+        """
         if self.alignment is None:
             raise ValueError(
                 "this model cannot rank: it was trained without alignment; train one with --objective align, "

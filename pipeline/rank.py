@@ -231,9 +231,10 @@ def _embed(
     parts: list[dict[str, Tensor]] = []
     rows: list[int] = []
     for batch in tqdm(batches, desc="embed", unit="batch", disable=True if quiet else None, leave=False):
+        image, text = aligned.encode(batch)
         found = {
-            "images": aligned.embed_images(batch["pixel_values"], batch["image_present"]).float(),
-            "texts": aligned.embed_texts(batch["input_ids"], batch["attention_mask"], batch["text_present"]).float(),
+            "images": aligned.require_alignment().embed_image(image).float(),
+            "texts": aligned.require_alignment().embed_text(text).float(),
             **{key: batch[key] for key in ("image_ids", "text_ids", "image_present", "text_present")},
             **({"labels": batch["labels"]} if "labels" in batch else {}),
         }

@@ -108,6 +108,8 @@ def read_pair(
     folder: Path | None = None,
     *,
     at_least: tuple[int, int] | None = None,
+    image: bool = True,
+    text: bool = True,
 ) -> Pair:
     """Read the image and the text of a row. Never raises for what a row holds: the status tells.
 
@@ -117,19 +119,24 @@ def read_pair(
         columns: Which columns to read.
         folder: Where relative image paths start.
         at_least: (height, width) in pixels that will do of the image; see `read_image`.
+        image: Whether to read the image; left alone it is None, and no problem.
+        text: Likewise of the text.
     """
     if isinstance(row, UnreadableRow):
         return Pair(number, None, None, (("row_unreadable", row.reason),))
     problems: list[tuple[str, str]] = []
-    image: Image.Image | None = None
-    try:
-        image = read_image(row.get(columns.image), folder=folder, at_least=at_least)
-    except BadImage as error:
-        problems.append((error.status, str(error)))
-    text, problem = read_text(row.get(columns.text))
-    if problem is not None:
-        problems.append(problem)
-    return Pair(number, image, text, tuple(problems))
+    picture: Image.Image | None = None
+    words: str | None = None
+    if image:
+        try:
+            picture = read_image(row.get(columns.image), folder=folder, at_least=at_least)
+        except BadImage as error:
+            problems.append((error.status, str(error)))
+    if text:
+        words, problem = read_text(row.get(columns.text))
+        if problem is not None:
+            problems.append(problem)
+    return Pair(number, picture, words, tuple(problems))
 
 
 def read_text(value: Any) -> tuple[str | None, tuple[str, str] | None]:

@@ -12,6 +12,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..encoders.trainable import Encoder
 from .model import DiptychModel
 from .train_config import TrainConfig
 
@@ -30,6 +31,13 @@ def unfreeze(model: DiptychModel, config: TrainConfig, epoch: int) -> bool:
         encoder.unfreeze(0 if waits and epoch < config.unfreeze_at else count)
         joined |= waits and epoch == config.unfreeze_at > 1
     return joined
+
+
+def trains_from(encoder: Encoder, count: int | None, config: TrainConfig) -> int | None:
+    """The epoch from which some part of a trunk trains, of which `count` are to; None if none ever does."""
+    if not encoder.pretrained:
+        return 1
+    return None if count == 0 else config.unfreeze_at
 
 
 def parameter_groups(model: DiptychModel, config: TrainConfig) -> list[dict[str, Any]]:

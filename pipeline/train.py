@@ -20,11 +20,15 @@ from .build import build_model, load_model, tidy
 from .check import quick_check
 from .columns import find_columns, label_ids, label_names
 from .config import MULTI_LABEL
-from .data import hold_out, load_tables
+from .data import Table, hold_out, load_tables
+from .features import cache_folder
 from .fit import Fit, rank_epoch
 from .labels import is_multi_label, multi_label_names, multi_label_targets, strata
 from .losses import ClassLoss, balanced_weights
+from .model import DiptychModel
 from .record import begin_anew, identity_of, read_record, require_same, write_record
+from .rows import Columns
+from .stages import trains_from
 from .train_config import TrainConfig
 
 
@@ -47,6 +51,7 @@ def train(
     architecture: dict[str, Any] | None = None,
     resume: bool = False,
     after_epoch: Callable[[dict[str, Any]], None] = lambda epoch: None,
+    cache_dir: str | Path | None = None,
     **run: Any,
 ) -> dict[str, Any]:
     """Fine-tune on labelled pairs; the best epoch's model is kept in `out/model`, the run's record in `out/run.json`.
@@ -74,6 +79,7 @@ def train(
         architecture: Other fields of `DiptychConfig`, such as `fusion`.
         resume: Go on with the run in `out`, from its newest whole checkpoint, if it has one.
         after_epoch: Called with the figures of each epoch, in all processes; what it raises ends the run.
+        cache_dir: Where features are kept (see `cache` of `TrainConfig`), by default what `cache_folder` gives.
         **run: Fields of `TrainConfig`.
 
     Returns:
@@ -151,13 +157,9 @@ def train(
     network.image_encoder.unfreeze(config.unfreeze_image)
     network.text_encoder.unfreeze(config.unfreeze_text)
 
-    flip = config.flip if config.flip is not None else not speaks_of_sides(table.rows[columns.text][:10_000])
-    augmentation = Augmentation(processor.image_processor, flip=flip, crop=config.crop, colour=config.colour)
-    changes = [name for name, on in (("flip", flip), ("crop", config.crop), ("colour", config.colour)) if on]
-    say(
-        f"augmentation: {', '.join(changes) or 'none'}"
-        + ("" if flip or config.flip is False else " (texts speak of sides: no flip)")
-    )
+    changes, augment_from, why = _augmentation(config, network, table, columns)
+    say(f"augmentation: {', '.join(name for name, on in changes.items() if on) or 'none'}{why}")
+    augmentation = Augmentation(processor.image_processor, **changes) if any(changes.values()) else None
 
     kept: list[int] | None = None
     held: list[int] | None = None
@@ -183,7 +185,15 @@ def train(
     )
     ids = network.alignment is not None
     training_set = PairDataset(
-        table, columns, labels, processor, rows=kept, augmentation=augmentation, ids=ids, seed=config.seed
+        table,
+        columns,
+        labels,
+        processor,
+        rows=kept,
+        augmentation=augmentation,
+        ids=ids,
+        seed=config.seed,
+        augment_from=augment_from,
     )
     validation_set = PairDataset(held_table, columns, held_labels, processor, rows=held, ids=aligning)
     source = "its own split" if held is None else f"a stratified {config.validation_share:.0%}, seed {config.seed}"
@@ -194,8 +204,11 @@ def train(
     )
     say(f"model: {total / 1e6:.1f} M parameters, {training / 1e6:.1f} M of them train")
 
-    fit = Fit(network, processor, config, folder / "model", say=say, quiet=quiet)
-    identity = identity_of(config, network, processor, training_set, validation_set, columns=str(columns), flip=flip)
+    cache = cache_folder(cache_dir) if config.cache else None
+    fit = Fit(network, processor, config, folder / "model", cache=cache, say=say, quiet=quiet)
+    identity = identity_of(
+        config, network, processor, training_set, validation_set, columns=str(columns), flip=changes["flip"]
+    )
     earlier = read_record(folder) if resume else {}
     if earlier.get("state") == "done":
         require_same(earlier["identity"], identity, folder)
@@ -240,6 +253,20 @@ def train(
     best = found["best"]
     say(f"kept epoch {best['epoch']}, {fit.best} {best[fit.best]:.4f}: {folder}")
     return found
+
+
+def _augmentation(
+    config: TrainConfig, network: DiptychModel, table: Table, columns: Columns
+) -> tuple[dict[str, bool], int, str]:
+    """Which changes of pictures are on, from which epoch, and what to say of it."""
+    asked = {"flip": config.flip, "crop": config.crop, "colour": config.colour}
+    joins = trains_from(network.image_encoder, config.unfreeze_image, config)
+    changes = {name: on if on is not None else joins is not None for name, on in asked.items()}
+    why = "" if joins is not None or any(changes.values()) else " (the image trunk is frozen)"
+    if changes["flip"] and config.flip is None and speaks_of_sides(table.rows[columns.text][:10_000]):
+        changes["flip"], why = False, " (texts speak of sides: no flip)"
+    start = 1 if joins is None or any(asked.values()) else joins  # who asks for them has them from the start
+    return changes, start, why + (f" (from epoch {start})" if start > 1 else "")
 
 
 def _silence(_: str) -> None:

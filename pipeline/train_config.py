@@ -38,9 +38,11 @@ class TrainConfig:
         label_smoothing: Share of each target that is spread over all classes.
         patience: Stop after so many epochs without a better one, not counting those before `unfreeze_at`.
         tracker: Whom to tell the figures of every epoch, such as `tensorboard`; any that Accelerate knows.
-        flip: Mirror training pictures; None mirrors unless the texts speak of left or right.
-        crop: Cut training pictures at random.
-        colour: Change brightness, contrast and saturation of training pictures.
+        flip: Mirror training pictures. None does where the image trunk trains, unless the texts speak of left or
+            right; where it is frozen, pictures that stay as they are need to be encoded only once.
+        crop: Cut training pictures at random; None where the image trunk trains.
+        colour: Change brightness, contrast and saturation of training pictures; None likewise.
+        cache: Keep what frozen trunks give on disk, and read it instead of encoding again.
         precision: `no` (32 bits), `bf16` or `fp16`.
         seed: Of weights, order, augmentation and dropout.
         validation_share: Of the training rows, held out where the data has no validation split.
@@ -70,8 +72,9 @@ class TrainConfig:
     patience: int | None = None
     tracker: str | None = None
     flip: bool | None = None
-    crop: bool = True
-    colour: bool = True
+    crop: bool | None = None
+    colour: bool | None = None
+    cache: bool = True
     precision: str = "no"
     seed: int = 0
     validation_share: float = 0.1

@@ -78,8 +78,8 @@ def test_images_are_what_the_trunk_gives_and_bad_rows_say_why(model, table, tmp_
     statuses = {row: status for row, (status, _) in found.problems.items()}
     bad = "image_unreadable"
     assert statuses == {4: bad, 5: "image_missing", 6: "image_missing", 7: bad}
-    assert len({*found.content_ids[[0, 1]]}) == len({*found.content_ids[[2, 3]]}) == 1
-    assert len({*found.content_ids[[0, 2]]}) == 2
+    assert len({*found.ids[[0, 1]]}) == len({*found.ids[[2, 3]]}) == 1
+    assert len({*found.ids[[0, 2]]}) == 2
     assert "8 images: 4 different ones, 4 of them new; 0.0 MB in" in said[0]
 
 
@@ -95,7 +95,7 @@ def test_texts_are_what_the_trunk_gives(model, table, tmp_path):
         assert torch.equal(batch["attention_mask"][row].bool(), real)
         torch.testing.assert_close(batch["text_features"][row][real].float(), expected[row][real], atol=2e-3, rtol=2e-3)
     assert {row: status for row, (status, _) in found.problems.items()} == {4: "text_missing", 6: "text_missing"}
-    assert found.content_ids[0] == found.content_ids[3] != found.content_ids[5]
+    assert found.ids[0] == found.ids[3] != found.ids[5]
 
 
 def test_equal_contents_are_encoded_once_and_known_ones_not_again(model, table, tmp_path, monkeypatch):

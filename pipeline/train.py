@@ -206,9 +206,7 @@ def train(
 
     cache = cache_folder(cache_dir) if config.cache else None
     fit = Fit(network, processor, config, folder / "model", cache=cache, say=say, quiet=quiet)
-    identity = identity_of(
-        config, network, processor, training_set, validation_set, columns=str(columns), flip=changes["flip"]
-    )
+    identity = identity_of(config, network, processor, training_set, validation_set, columns=str(columns), **changes)
     earlier = read_record(folder) if resume else {}
     if earlier.get("state") == "done":
         require_same(earlier["identity"], identity, folder)

@@ -5,7 +5,7 @@
 Plain is `Image.open(...).convert("RGB")`, torchvision's Resize, CenterCrop, ToTensor and Normalize, and the same
 model; ours is `ImageTextClassifier`. Photos are made on the spot: scikit-image's, cut, turned and enlarged to
 4000 x 3000 pixels, with noise, at quality 90. Times are medians of CPU seconds per photo, one thread, both paths
-taking turns; memory is what reading one photo adds to a fresh process's peak.
+taking turns; memory is what reading one photo adds to a fresh process's peak. Needs scikit-image, for its photos.
 
 Labels are those of whole decoding against scaled decoding, all else equal. The shipped Scenes model knows what it
 sees: its pictures are drawn, then enlarged to 12 megapixels. The ResNet-18 that is timed has random weights, and a

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from .options import (
     OnBadRow,
     Pattern,
     Precision,
+    Processes,
     Quiet,
     Split,
     TextColumn,
@@ -40,6 +42,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+_HEAD_START = 10.0
+"""Seconds that the main one of several processes has to tell an error which the others have as well."""
 
 
 @app.command()
@@ -94,6 +99,7 @@ def classify(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUT: parts that are there are not computed again.")
     ] = False,
+    processes: Processes = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -111,9 +117,16 @@ def classify(
                 "--data needs --out: a .csv, .jsonl or .parquet file, a folder for parts, or - for JSON lines on "
                 "standard output"
             )
+        if data is None and processes is not None:
+            raise ValueError("--processes is for --data; one pair takes one process")
         if data is None:
             _classify_one(str(image), text, on_bad_row.value, _model_or_shipped(model, quiet), as_json)
         else:
+            from .launch import start, wanted
+
+            stream = "-" in (data, out)  # of one process, by itself
+            if (count := 1 if stream and processes is None else wanted(processes)) > 1:
+                raise typer.Exit(start(count, sys.argv[1:]))
             from .classify_table import classify_table
 
             counts = classify_table(
@@ -247,6 +260,7 @@ def train(
     skip_nonfinite: Annotated[
         bool, typer.Option("--skip-nonfinite", help="Leave out steps whose loss is not finite, instead of stopping.")
     ] = False,
+    processes: Processes = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -265,6 +279,10 @@ def train(
             "modality_gate": modality_gate,
             "modality_dropout": modality_dropout,
         }
+        from .launch import start, wanted
+
+        if (count := wanted(processes)) > 1:
+            raise typer.Exit(start(count, sys.argv[1:]))
         from .train import train as run
 
         record = run(
@@ -310,9 +328,10 @@ def train(
             checkpoint_minutes=checkpoint_minutes,
             keep=keep,
             skip_nonfinite=skip_nonfinite,
+            processes=processes,
             **options,
         )
-        if as_json:
+        if as_json and _rank() == 0:
             print(json.dumps(record))
 
 
@@ -523,15 +542,24 @@ def _reported(debug: bool) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if debug:
             raise
-        print(f"diptych: {' '.join(str(error).split())}", file=sys.stderr)
+        who = ""
+        if _rank():  # mostly all processes fail alike: once the main one has said so, their launcher ends the others
+            time.sleep(_HEAD_START)
+            who = f"process {_rank()}: "
+        print(f"diptych: {who}{' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt as interrupt:  # a run that saved itself says what and how to go on
         if debug:
             raise
         told, code = str(interrupt), getattr(interrupt, "code", 130)
-        if told or code == 130:
+        if told or (code == 130 and not _rank()):
             print(f"diptych: {told or 'interrupted'}", file=sys.stderr)
         raise typer.Exit(code) from None
+
+
+def _rank() -> int:
+    """Which of several processes this is; 0 is the main one, which speaks."""
+    return int(os.environ.get("RANK") or 0)
 
 
 def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | Path, as_json: bool) -> None:

@@ -56,7 +56,9 @@ def demo(out: str | Path, *, say: Callable[[str], None] = print, quiet: bool = F
 
     say("\n2. Fine-tuning it on a question it never saw, with a new head: what colour is the triangle? (6 answers)\n")
     questions = {"train": make_questions(1200, seed=SEED), "validation": make_questions(300, seed=SEED + 1)}
-    record = train(_splits(questions), folder / "run", model=SHIPPED_MODEL, say=say, quiet=quiet, **FINE_TUNING)
+    record = train(
+        _splits(questions), folder / "run", model=SHIPPED_MODEL, say=say, quiet=quiet, processes=1, **FINE_TUNING
+    )
 
     say("\n3. The model just saved, loaded again, on 300 new pictures\n")
     fresh = make_questions(300, seed=SEED + 2, size=PICTURE_SIZE)

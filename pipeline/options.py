@@ -17,6 +17,9 @@ Split = Annotated[str | None, typer.Option(help="Which split of the data.")]
 CacheDir = Annotated[
     str | None, typer.Option(help="Where features are kept.  [default: $DIPTYCH_CACHE, or ~/.cache/diptych]")
 ]
+Processes = Annotated[
+    int | None, typer.Option(help="Processes, one for each GPU; they share the rows.  [default: all GPUs]")
+]
 BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
 
 

@@ -31,6 +31,9 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.code)
+
 
 class StopSignals:
     """While it is entered, the first SIGTERM or SIGINT is noted in `received`; a second one ends the process at once.

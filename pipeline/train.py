@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .data import Table, hold_out, load_tables
 from .features import cache_folder
 from .fit import Fit, rank_epoch
 from .labels import is_multi_label, multi_label_names, multi_label_targets, strata
+from .launch import fork, forks
 from .losses import ClassLoss, balanced_weights
 from .model import DiptychModel
 from .record import begin_anew, identity_of, read_record, require_same, write_record
@@ -52,6 +54,7 @@ def train(
     resume: bool = False,
     after_epoch: Callable[[dict[str, Any]], None] = lambda epoch: None,
     cache_dir: str | Path | None = None,
+    processes: int | None = None,
     **run: Any,
 ) -> dict[str, Any]:
     """Fine-tune on labelled pairs; the best epoch's model is kept in `out/model`, the run's record in `out/run.json`.
@@ -80,6 +83,8 @@ def train(
         resume: Go on with the run in `out`, from its newest whole checkpoint, if it has one.
         after_epoch: Called with the figures of each epoch, in all processes; what it raises ends the run.
         cache_dir: Where features are kept (see `cache` of `TrainConfig`), by default what `cache_folder` gives.
+        processes: How many share the work, one for each GPU; by default all GPUs. Several are forked from this one
+            (with CPU in place of GPUs if there is none), unless a launcher has started them already.
         **run: Fields of `TrainConfig`.
 
     Returns:
@@ -90,6 +95,10 @@ def train(
         Interrupted: SIGTERM or SIGINT came; the message says what was saved.
         OSError: A checkpoint or the model cannot be written; those that were there stay.
     """
+    given = {**locals(), "processes": None}
+    if (count := forks(processes, say)) > 1:
+        fork(count, partial(train, **given.pop("run"), **given))
+        return read_record(Path(out).expanduser())
     build = {
         "image_encoder": image_encoder,
         "text_encoder": text_encoder,

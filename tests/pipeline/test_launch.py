@@ -18,7 +18,9 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from diptych.pipeline import launch
 from diptych.pipeline.build import save_model
+from diptych.pipeline.cli import app
 from diptych.pipeline.stopping import Interrupted
+from typer.testing import CliRunner
 
 CONFIGURATIONS = Path(__file__).parents[2] / "examples" / "accelerate"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
@@ -129,6 +131,21 @@ def test_the_command_starts_its_processes_by_itself(folder):
     assert (found.returncode, found.stderr) == (0, "")
     assert json.loads(found.stdout) == record(folder)  # said once
     assert (record(folder)["processes"], record(folder)["state"], record(folder)["steps"]) == (2, "done", 3)
+
+
+@pytest.mark.slow
+def test_classify_starts_them_too(folder):
+    command = [sys.executable, "-m", "diptych", "classify", "--data", "data", "--split", "train", "--processes", "2"]
+    found = ran(folder, [*command, "--model", "model", "--out", "all.jsonl", "--part-rows", "10", "--json"])
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["ok"] == 24  # said once
+    rows = [json.loads(line)["row"] for line in (folder / "all.jsonl").read_text().splitlines()]
+    assert rows == list(range(24))
+
+
+def test_processes_are_for_many_pairs():
+    found = CliRunner().invoke(app, ["classify", "a.png", "a red shirt", "--processes", "2"])
+    assert (found.exit_code, found.stderr) == (1, "diptych: --processes is for --data; one pair takes one process\n")
 
 
 @pytest.mark.slow

@@ -28,22 +28,30 @@ class Encoders:
     def __init__(self) -> None:
         self.generation = 0
         self._state: list[object] | None = None
+        self._first: list[Tensor] = []
+        self._seen: list[float] = []
         self._images: ResNetEncoder
         self._texts: BertEncoder
 
     def follow(self, model: DiptychModel) -> None:
         """Take the model as it is now: if anything in its encoders has changed, features are new."""
         state = _state(model)
-        if state is not None and state == self._state:
+        if state is not None and state == self._state and self._samples() == self._seen:
             return
         self.generation += 1
         self._state = state
+        self._first = [] if state is None else _first_numbers(model)
+        self._seen = self._samples()
         self._images, self._texts = model.image_encoder, model.text_encoder
         trunk = self._images.trunk
         suits = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in trunk.parameters())
         self._folded = suits and state is not None
         if self._folded:
             self._images = model.image_encoder.folded()
+
+    def _samples(self) -> list[float]:
+        """Some of the weights: what writes through `.data`, as some moving averages do, counts no version."""
+        return torch.stack(self._first).tolist() if self._first else []
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Features of the regions, (batch, width, rows, columns), of normalised pixels (batch, 3, height, width)."""
@@ -124,7 +132,6 @@ class Kept:
 def _state(model: DiptychModel) -> list[object] | None:
     """What tells the weights of both trunks from those before, without reading them all; None if nothing can."""
     found: list[object] = []
-    first: list[Tensor] = []
     modules: list[nn.Module | None] = [model.image_encoder.trunk, model.text_encoder.trunk]
     for module in modules:  # grows: `modules()` takes several times as long
         if module is None:
@@ -138,10 +145,12 @@ def _state(model: DiptychModel) -> list[object] | None:
             if tensor.is_inference():  # it counts no versions
                 return None
             found += (tensor.data_ptr(), tensor._version)
-            if tensor.ndim == 1 and tensor.is_floating_point():
-                first.append(tensor)
         modules += module._modules.values()
-    # what writes through `.data`, as some moving averages do, counts no version either: look at some numbers
-    if first:
-        found += torch.stack([tensor.detach()[0] for tensor in first]).tolist()
     return found
+
+
+def _first_numbers(model: DiptychModel) -> list[Tensor]:
+    """Views of the first number of each vector among the weights: of every norm and bias."""
+    trunks = (model.image_encoder.trunk, model.text_encoder.trunk)
+    tensors = [tensor for trunk in trunks for tensor in (*trunk.parameters(), *trunk.buffers())]
+    return [tensor.detach()[0] for tensor in tensors if tensor.ndim == 1 and tensor.is_floating_point()]

@@ -50,6 +50,18 @@ def test_the_benchmark_of_bad_rows_finds_every_row_and_status():
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_classifying_compares_equals(real_data):
+    shown = example("benchmarks/classify.py", real_data / "fashion-products/test.parquet", "--rows", 4, "--rounds", 1)
+    assert re.search(r"logits differ from the plain forward's by \de-0[5-9] at most, labels agree in 4 of 4\n", shown)
+    assert [row.split("|")[1].strip() for row in shown.splitlines() if row.startswith("| ")][1:] == [
+        "plain",
+        "diptych",
+        "tensors",
+        "one pair",
+    ]
+
+
+@pytest.mark.slow
 def test_killed_runs_end_as_if_they_had_never_stopped():
     shown = example("kill_and_resume.py", "--kills", 4, "--rows", 64)
     assert "killed in a save, model half written; resumed from" in shown

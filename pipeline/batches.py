@@ -245,7 +245,7 @@ class Batches:
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=leave_signals_to_the_main_process,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -265,14 +265,24 @@ class Batches:
 
     def epoch(self, epoch: int = 1, *, skip: int = 0) -> Iterator[dict[str, Any]]:
         """The batches of an epoch but for the first `skip`, which are not read; what `Collate` gives, on the device."""
-        self.shares.epoch, self.shares.skip = epoch, skip
+        self.begin(epoch, skip)
         for batch in self.loader:
+            if "error" in batch:
+                raise ValueError(batch["error"])
             if not batch["rows"]:  # tensors of no rows, of the shapes that they would have
-                batch = {name: value[:0] for name, value in self.collate([self.data[0]]).items()}
+                batch = {name: value[:0] for name, value in self.first().items()}
             yield {
                 name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
                 for name, value in batch.items()
             }
+
+    def begin(self, epoch: int, skip: int) -> None:
+        """Say where the next reading starts."""
+        self.shares.epoch, self.shares.skip = epoch, skip
+
+    def first(self) -> dict[str, Any]:
+        """A batch of one row."""
+        return self.collate([self.data[0]])
 
 
 class _Shares(Sampler[list[tuple[int, int]]]):
@@ -296,7 +306,7 @@ def order(rows: int, *, seed: int, epoch: int) -> list[int]:
     return torch.randperm(rows, generator=generator).tolist()
 
 
-def _leave_signals_to_the_main_process(_: int) -> None:
+def leave_signals_to_the_main_process(_: int) -> None:
     """For the processes of a loader: a signal to the whole group must not take them from under a run that saves."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

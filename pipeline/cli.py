@@ -251,6 +251,12 @@ def train(
     precision: Annotated[Precision, typer.Option(help="Number format; no is 32 bits.")] = Precision.no,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes per device that prepare rows.")] = 0,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read the rows one after another, of data too large to be loaded.")
+    ] = False,
+    shuffle_buffer: Annotated[
+        int, typer.Option(help="With --stream: rows that are held to change their order.")
+    ] = 1000,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest whole checkpoint.")
     ] = False,
@@ -323,6 +329,8 @@ def train(
             precision=precision.value,
             seed=seed,
             workers=workers,
+            stream=stream,
+            shuffle_buffer=shuffle_buffer,
             resume=resume,
             checkpoint_steps=checkpoint_steps,
             checkpoint_minutes=checkpoint_minutes,

@@ -96,12 +96,32 @@ def label_values(table: Table, column: str) -> list[str]:
     return [label_text(value) for value in values]
 
 
+def one_label(value: Any, feature: Any = None) -> str:
+    """The label that one cell holds, as text, as `label_values` has it.
+
+    Raises:
+        ValueError: It holds none; the message says what it holds.
+    """
+    if isinstance(feature, datasets.ClassLabel):
+        value = feature.names[value] if value is not None and value >= 0 else None
+    if value is None or value != value or value == "":
+        raise ValueError("no label")
+    if not isinstance(value, (str, int, float, bool)):
+        raise ValueError(f"a {type(value).__name__}, which is no label,")
+    return label_text(value)
+
+
 def label_names(table: Table, column: str) -> list[str]:
     """The classes, in the order of their ids: a ClassLabel's own, else sorted (numbers by value)."""
-    feature = table.rows.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names)
-    return sort_labels(set(label_values(table, column)))
+    return class_names(table, column) or sort_labels(set(label_values(table, column)))
+
+
+def class_names(table: Table, column: str) -> list[str] | None:
+    """The classes that a ClassLabel feature names, also where it stands in a list; None if there is none."""
+    feature = (getattr(table.rows, "features", None) or {}).get(column)
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        feature = feature.feature
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
 def sort_labels(names: Iterable[str]) -> list[str]:

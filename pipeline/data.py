@@ -17,6 +17,7 @@ from datasets.utils.file_utils import xopen
 
 from .images import ARCHIVES, BadImage
 from .lines import CsvRows, JsonRows, json_rows, up_to_first_good
+from .parquet import ParquetRows
 
 FORMATS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
@@ -183,6 +184,8 @@ def _read_files(files: list[Path], name: str, streaming: bool) -> Table:
         if not rows.first:
             raise ValueError(f"{name} is empty: there are no rows in it")
         return Table(rows, folder, name, rows.first)
+    if streaming:
+        return Table(_parquet_rows(files, name), folder, name)
     options: dict[str, Any] = {}
     if suffix == ".csv":  # every cell as it stands: no '007' turned 7, no caption 'None' turned nothing
         options = {"features": _all_text(files[0]), "keep_default_na": False, "na_values": [""]}
@@ -191,17 +194,24 @@ def _read_files(files: list[Path], name: str, streaming: bool) -> Table:
             FORMATS[suffix],
             data_files=[glob.escape(str(f)) for f in files],  # a path with [2024] in it is no pattern
             split="train",
-            streaming=streaming,
             **options,
         )
-        if streaming and rows.features is None:
-            rows = rows._resolve_features()  # reads the first rows: nothing else tells which columns hold images
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
         if "no data" in str(error):
             raise ValueError(f"{name} is empty: there are no rows in it") from error
         cause = error.__cause__ or error
         raise ValueError(f"{name} cannot be read as {suffix[1:]}: {_first_line(cause)}") from error
     return Table(rows, folder, name)
+
+
+def _parquet_rows(files: list[Path], name: str) -> ParquetRows:
+    try:
+        rows = ParquetRows([file for file in files if file.stat().st_size])
+        if len(rows):
+            return rows
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as parquet: {error}") from error
+    raise ValueError(f"{name} is empty: there are no rows in it")
 
 
 def _all_text(file: Path) -> datasets.Features:
@@ -275,8 +285,18 @@ class _HubRows:
 
     def only(self, wanted: Callable[[int], bool]) -> Iterator[dict[str, Any] | None]:
         """The rows whose number is wanted; None in the place of each other, of which nothing is fetched."""
-        for number, row in enumerate(self.rows):
+        for number, row in enumerate(every_row(self.rows)):
             yield row | {column: _fetched(row[column]) for column in self.images} if wanted(number) else None
+
+
+def every_row(rows: Iterable[Any]) -> Iterator[Any]:
+    """The rows of a table that can be gone through, all of them also in a process of a loader.
+
+    There a stream of `datasets` would give each process some of its shards; batches of one row come undivided.
+    """
+    if not isinstance(rows, datasets.IterableDataset):
+        return iter(rows)
+    return ({name: values[0] for name, values in batch.items()} for batch in rows.iter(batch_size=1))
 
 
 def _fetched(image: Any) -> Any:

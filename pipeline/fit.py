@@ -27,6 +27,7 @@ from .rank import measure_ranking
 from .reuse import drop_features, reuse_features
 from .stages import parameter_groups, schedule, unfreeze
 from .stopping import StopSignals, Watch
+from .streams import PairStream, StreamBatches
 from .tracking import Tracking
 from .train_config import MULTI_LABEL_BEST, OBJECTIVES, TrainConfig
 
@@ -73,8 +74,8 @@ class Fit:
 
     def run(
         self,
-        training: PairDataset,
-        validation: PairDataset,
+        training: PairDataset | PairStream,
+        validation: PairDataset | PairStream,
         *,
         resume: bool = False,
         identity: dict[str, Any] | None = None,
@@ -116,7 +117,7 @@ class Fit:
             say=self.say,
         )
         progress = self.progress = (checkpoints.load() if resume else None) or Progress()
-        if self.cache is not None:
+        if self.cache is not None and isinstance(training, PairDataset) and isinstance(validation, PairDataset):
             quiet = self.quiet or not accelerator.is_main_process
             place = (self.model, self.processor, config, self.cache)
             reuse_features(*place, training, validation, progress.epoch, say=self.say, quiet=quiet)
@@ -136,7 +137,8 @@ class Fit:
             for epoch in range(progress.epoch, config.epochs + 1):
                 if unfreeze(self.model, config, epoch):
                     self.say(f"epoch {epoch}: the chosen parts of pretrained trunks train from here on")
-                    drop_features(self.model, config, training, validation, epoch, say=self.say)
+                    if isinstance(training, PairDataset) and isinstance(validation, PairDataset):
+                        drop_features(self.model, config, training, validation, epoch, say=self.say)
                     batches, validating = self._batches(training, seed=config.seed), self._batches(validation)
                 loss = self._epoch(model, optimizer, rates, batches, watch)
                 metrics = self.measure(model, validating, accelerator, **self.measuring)
@@ -157,7 +159,7 @@ class Fit:
             self.say(f"rows that were not whole, in all epochs together: {counts}")
         return progress.history
 
-    def _plan(self, data: PairDataset) -> Plan:
+    def _plan(self, data: PairDataset | PairStream) -> Plan:
         return Plan(
             len(data),
             self.config.batch_size,
@@ -166,10 +168,12 @@ class Fit:
             processes=self.accelerator.num_processes,
         )
 
-    def _batches(self, data: PairDataset, *, seed: int | None = None) -> Batches:
+    def _batches(self, data: PairDataset | PairStream, *, seed: int | None = None) -> Batches:
         """This process's batches of `data`; to train on if there is a seed."""
-        plan, collate, device = self._plan(data), Collate(self.processor, data), self.accelerator.device
-        return Batches(data, plan, collate, device=device, seed=seed, workers=self.config.workers)
+        plan, place = self._plan(data), {"device": self.accelerator.device, "workers": self.config.workers}
+        if isinstance(data, PairStream):
+            return StreamBatches(data, plan, Collate(self.processor), **place)
+        return Batches(data, plan, Collate(self.processor, data), seed=seed, **place)
 
     def _epoch(self, model: nn.Module, optimizer: Any, rates: Any, batches: Batches, watch: Watch) -> float:
         """The steps of an epoch that are left; the mean loss of all its steps."""

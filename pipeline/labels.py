@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .columns import label_text, sort_labels
+from .columns import class_names, label_text, sort_labels
 from .data import Table
 
 _ASK = 'rows here have lists of text or numbers, in CSV as JSON, such as ["red", "blue"], or [] for no class'
@@ -73,10 +73,8 @@ def labels_in(value: Any, feature: Any = None) -> list[str]:
 
 def multi_label_names(table: Table, column: str) -> list[str]:
     """The classes, in the order of their ids: a ClassLabel's own, else sorted (numbers by value)."""
-    item = getattr(table.rows.features[column], "feature", None)
-    if isinstance(item, datasets.ClassLabel):
-        return list(item.names)
-    return sort_labels({label for labels in label_lists(table, column) for label in labels})
+    named = class_names(table, column)
+    return named or sort_labels({label for labels in label_lists(table, column) for label in labels})
 
 
 def multi_label_targets(table: Table, column: str, names: Sequence[str]) -> list[tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,22 +76,16 @@ def _rows(labels: Tensor, shared: bool) -> Tensor:
     return mean_over_processes(rows) if shared else rows
 
 
-def balanced_weights(labels: Sequence[int] | Tensor, classes: int) -> Tensor:
+def balanced_weights(counts: Tensor) -> Tensor:
     """Weights by which every class counts the same, as scikit-learn's `balanced`; their mean over the rows is 1.
 
     Args:
-        labels: Class index of each row; or (rows, classes), 1 where a class is there.
-        classes: How many there are.
+        counts: Rows of each class, (classes,); or (2, classes), without and with each class.
 
     Returns:
-        (classes,): rows / (classes that occur * rows of the class). For labels in two dimensions (2, classes):
-        the same for the absence and the presence of each class. 1 for what does not occur.
+        As many: rows / (classes that occur * rows of the class), of two rows for each class by itself. 1 for what
+        does not occur.
     """
-    labels = torch.as_tensor(labels)
-    if labels.dim() == 2:
-        present = labels.double().sum(dim=0)
-        counts = torch.stack([len(labels) - present, present])  # (2, classes)
-    else:
-        counts = torch.bincount(labels.long(), minlength=classes).double()  # (classes,)
-    occurring = (counts > 0).sum(dim=0)
-    return torch.where(counts > 0, len(labels) / (occurring * counts), 1.0).float()
+    counts = counts.double()
+    occurring, rows = (counts > 0).sum(dim=0), counts.sum(dim=0)
+    return torch.where(counts > 0, rows / (occurring * counts), 1.0).float()

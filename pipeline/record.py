@@ -16,6 +16,7 @@ import torch
 from .batches import PairDataset
 from .model import DiptychModel
 from .processor import DiptychProcessor
+from .streams import PairStream
 from .train_config import TrainConfig
 
 FREE = {"workers", "checkpoint_steps", "checkpoint_minutes", "keep", "skip_nonfinite", "tracker"}
@@ -27,8 +28,8 @@ def identity_of(
     config: TrainConfig,
     model: DiptychModel,
     processor: DiptychProcessor,
-    training: PairDataset,
-    validation: PairDataset,
+    training: PairDataset | PairStream,
+    validation: PairDataset | PairStream,
     **others: Any,
 ) -> dict[str, Any]:
     """What must be the same for a run to go on, by the name that a user knows it by.

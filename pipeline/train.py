@@ -11,27 +11,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from .. import __version__
-from .batches import Augmentation, PairDataset, speaks_of_sides
+from .batches import Augmentation
 from .build import build_model, load_model, tidy
 from .check import quick_check
-from .columns import find_columns, label_ids, label_names
+from .columns import find_columns
 from .config import MULTI_LABEL
-from .data import Table, hold_out, load_tables
+from .data import load_tables
 from .features import cache_folder
 from .fit import Fit, rank_epoch
-from .labels import is_multi_label, multi_label_names, multi_label_targets, strata
 from .launch import fork, forks
 from .losses import ClassLoss, balanced_weights
 from .model import DiptychModel
 from .record import begin_anew, identity_of, read_record, require_same, write_record
-from .rows import Columns
 from .stages import trains_from
+from .streams import StreamRows
 from .train_config import TrainConfig
+from .training_rows import TableRows, training_table
 
 
 def train(
@@ -52,6 +53,7 @@ def train(
     quiet: bool = False,
     architecture: dict[str, Any] | None = None,
     resume: bool = False,
+    stream: bool = False,
     after_epoch: Callable[[dict[str, Any]], None] = lambda epoch: None,
     cache_dir: str | Path | None = None,
     processes: int | None = None,
@@ -81,6 +83,7 @@ def train(
         quiet: Show no progress bar.
         architecture: Other fields of `DiptychConfig`, such as `fusion`.
         resume: Go on with the run in `out`, from its newest whole checkpoint, if it has one.
+        stream: Read the rows one after another instead of loading them; an IterableDataset is streamed anyway.
         after_epoch: Called with the figures of each epoch, in all processes; what it raises ends the run.
         cache_dir: Where features are kept (see `cache` of `TrainConfig`), by default what `cache_folder` gives.
         processes: How many share the work, one for each GPU; by default all GPUs. Several are forked from this one
@@ -127,25 +130,20 @@ def train(
     if main:
         tidy(folder / "model")
 
-    tables = load_tables(data)
-    table = tables.get("train") or next(iter(tables.values()))
+    tables = load_tables(data, streaming=stream)
+    table = training_table(tables)
     columns = find_columns(table, image=image_column, text=text_column, label=label_column, need_label=not aligning)
     say(f"columns: {columns}")
-    for finding in quick_check(tables, columns):
-        say(f"check: {finding}")
-    names: list[str] = []
-    labels: Any = None
-    multi_label = not aligning and is_multi_label(table, str(columns.label))
-    read_labels = multi_label_targets if multi_label else label_ids
+    if isinstance(table.rows, datasets.Dataset):
+        for finding in quick_check(tables, columns):
+            say(f"check: {finding}")
+        rows: TableRows | StreamRows = TableRows(tables, columns, config)
+    else:
+        say("streaming: one pass to count rows and classes (`diptych check` would read the rest as well)")
+        rows = StreamRows(tables, columns, config, quiet=quiet or not main)
+    names, multi_label = rows.names, rows.multi_label
     if multi_label:
         say(f"labels: lists in {columns.label!r}, so a row may have several or none (multi-label)")
-    if not aligning:
-        names = (multi_label_names if multi_label else label_names)(table, str(columns.label))
-        labels = read_labels(table, str(columns.label), names)
-        if len(set(labels)) < 2:
-            raise ValueError(
-                f"{table.name}: all {len(labels)} rows have the same label in {columns.label!r}; nothing can be learned"
-            )
 
     set_seed(config.seed)
     if model is not None:
@@ -166,54 +164,27 @@ def train(
     network.image_encoder.unfreeze(config.unfreeze_image)
     network.text_encoder.unfreeze(config.unfreeze_text)
 
-    changes, augment_from, why = _augmentation(config, network, table, columns)
+    changes, augment_from, why = _augmentation(config, network, rows)
     say(f"augmentation: {', '.join(name for name, on in changes.items() if on) or 'none'}{why}")
     augmentation = Augmentation(processor.image_processor, **changes) if any(changes.values()) else None
 
-    kept: list[int] | None = None
-    held: list[int] | None = None
-    if "validation" in tables:
-        held_table = tables["validation"]
-        held_labels: Any = None if aligning else read_labels(held_table, str(columns.label), names)
-    else:
-        held_table, held_labels = table, labels
-        classes = [0] * len(table.rows) if labels is None else strata(labels) if multi_label else labels
-        kept, held = hold_out(table, classes, fraction=config.validation_share, seed=config.seed)
-    validated: Any = held_labels if held is None or aligning else [held_labels[row] for row in held]
-    if multi_label and not any(any(target) for target in validated):
-        raise ValueError(
-            f"{held_table.name}: no row to validate with has a label in {columns.label!r}, so that nothing can be "
-            "measured; give a validation split in which some have"
-        )
-    trained = labels if kept is None or labels is None else [labels[row] for row in kept]
     network.class_loss = ClassLoss(
         multi_label=multi_label,
-        weights=balanced_weights(trained, len(names)) if config.class_weights == "balanced" else None,
+        weights=balanced_weights(rows.class_counts()) if config.class_weights == "balanced" else None,
         focal_gamma=config.focal_gamma,
         smoothing=config.label_smoothing,
     )
-    ids = network.alignment is not None
-    training_set = PairDataset(
-        table,
-        columns,
-        labels,
-        processor,
-        rows=kept,
-        augmentation=augmentation,
-        ids=ids,
-        seed=config.seed,
-        augment_from=augment_from,
+    training_set, validation_set = rows.pair_sets(
+        processor, augmentation, ids=network.alignment is not None, augment_from=augment_from
     )
-    validation_set = PairDataset(held_table, columns, held_labels, processor, rows=held, ids=aligning)
-    source = "its own split" if held is None else f"a stratified {config.validation_share:.0%}, seed {config.seed}"
     what = "no labels needed" if aligning else f"{len(names)} classes"
-    say(f"data: {len(training_set)} rows to train on, {len(validation_set)} to validate ({source}), {what}")
+    say(f"data: {len(training_set)} rows to train on, {len(validation_set)} to validate ({rows.source}), {what}")
     total, training = (
         sum(p.numel() for p in network.parameters() if p.requires_grad or every) for every in (True, False)
     )
     say(f"model: {total / 1e6:.1f} M parameters, {training / 1e6:.1f} M of them train")
 
-    cache = cache_folder(cache_dir) if config.cache else None
+    cache = cache_folder(cache_dir) if config.cache and isinstance(rows, TableRows) else None
     fit = Fit(network, processor, config, folder / "model", cache=cache, say=say, quiet=quiet)
     identity = identity_of(config, network, processor, training_set, validation_set, columns=str(columns), **changes)
     earlier = read_record(folder) if resume else {}
@@ -263,14 +234,14 @@ def train(
 
 
 def _augmentation(
-    config: TrainConfig, network: DiptychModel, table: Table, columns: Columns
+    config: TrainConfig, network: DiptychModel, rows: TableRows | StreamRows
 ) -> tuple[dict[str, bool], int, str]:
     """Which changes of pictures are on, from which epoch, and what to say of it."""
     asked = {"flip": config.flip, "crop": config.crop, "colour": config.colour}
     joins = trains_from(network.image_encoder, config.unfreeze_image, config)
     changes = {name: on if on is not None else joins is not None for name, on in asked.items()}
     why = "" if joins is not None or any(changes.values()) else " (the image trunk is frozen)"
-    if changes["flip"] and config.flip is None and speaks_of_sides(table.rows[columns.text][:10_000]):
+    if changes["flip"] and config.flip is None and rows.speaks_of_sides():
         changes["flip"], why = False, " (texts speak of sides: no flip)"
     start = 1 if joins is None or any(asked.values()) else joins  # who asks for them has them from the start
     return changes, start, why + (f" (from epoch {start})" if start > 1 else "")

@@ -46,6 +46,7 @@ class TrainConfig:
         precision: `no` (32 bits), `bf16` or `fp16`.
         seed: Of weights, order, augmentation and dropout.
         validation_share: Of the training rows, held out where the data has no validation split.
+        shuffle_buffer: Rows that a stream holds to change their order.
         workers: Processes per device that read and prepare rows; 0 reads in the training process.
         checkpoint_steps: Optimizer steps from one checkpoint to the next; 0 counts none.
         checkpoint_minutes: Minutes from one to the next; 0 never looks at the clock.
@@ -78,6 +79,7 @@ class TrainConfig:
     precision: str = "no"
     seed: int = 0
     validation_share: float = 0.1
+    shuffle_buffer: int = 1000
     workers: int = 0
     checkpoint_steps: int = 0
     checkpoint_minutes: float = 15.0
@@ -86,6 +88,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = {"epochs": 1, "batch_size": 1, "accumulate": 1, "workers": 0, "unfreeze_at": 1, "patience": 1}
+        counts["shuffle_buffer"] = 1
         counts |= {"checkpoint_steps": 0, "keep": 1}
         for name, least in {**counts, "focal_gamma": 0, "checkpoint_minutes": 0}.items():
             if getattr(self, name) is not None and not getattr(self, name) >= least:

@@ -86,10 +86,23 @@ class AttentionPool(nn.Module):
         self.attention = Attention(dim, heads=heads)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(batch, dim) from (batch, tokens, dim) and the mask (batch, tokens) of its real tokens."""
-        query = self.query.expand(len(states), 1, -1)
-        pooled, _ = self.attention(query, states, mask)
-        return pooled.squeeze(1)
+        """(batch, dim) from (batch, tokens, dim) and the mask (batch, tokens) of its real tokens.
+
+        What `self.attention` gives for that query; but as all tokens meet the same one, its key matrix is taken to
+        the query and its value matrix to the pooled states, so that neither passes over every token.
+        """
+        attention = self.attention
+        query = attention.query(self.query).unflatten(0, (attention.heads, -1))  # (heads, head_dim)
+        key = attention.key.weight.unflatten(0, (attention.heads, -1))  # (heads, head_dim, dim)
+        value = attention.value.weight.unflatten(0, (attention.heads, -1))
+        query = query / math.sqrt(query.shape[-1])
+        asked = (query.unsqueeze(1) @ key).squeeze(1)  # (heads, dim)
+        bias = (query * attention.key.bias.unflatten(0, (attention.heads, -1))).sum(-1)  # (heads,)
+        scores = states @ asked.T + bias  # (batch, tokens, heads)
+        weights = scores.masked_fill(~mask.unsqueeze(-1), float("-inf")).softmax(dim=1)
+        seen = weights.transpose(1, 2) @ states  # (batch, heads, dim)
+        pooled = (value @ seen.permute(1, 2, 0)).permute(2, 0, 1).flatten(1) + attention.value.bias  # (batch, dim)
+        return attention.out(pooled)
 
 
 def feed_forward(dim: int, hidden: int, dropout: float) -> nn.Sequential:

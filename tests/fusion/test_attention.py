@@ -146,3 +146,20 @@ def test_feed_forward_norms_its_input_first():
     states = torch.randn(2, 3, DIM)
     torch.testing.assert_close(network(states), network(states * 7 + 2), atol=1e-4, rtol=0)
     assert network(states).shape == states.shape
+
+
+@settings(deadline=None, max_examples=25)
+@given(batch=st.integers(1, 3), tokens=st.integers(1, 7), heads=st.sampled_from([1, 2, 4]), seed=st.integers(0, 99))
+def test_pooling_is_its_attention_of_one_query_and_so_are_its_gradients(batch, tokens, heads, seed):
+    torch.manual_seed(seed)
+    pool = shake(AttentionPool(DIM, heads=heads)).double()
+    states = torch.randn(batch, tokens, DIM, dtype=torch.float64, requires_grad=True)
+    mask = torch.arange(tokens) < torch.randint(1, tokens + 1, (batch, 1))
+    weights = torch.randn(batch, DIM, dtype=torch.float64)
+    inputs = [states, *pool.parameters()]
+    plain, _ = pool.attention(pool.query.expand(batch, 1, -1), states, mask)
+    found = pool(states, mask)
+    torch.testing.assert_close(found, plain.squeeze(1))
+    expected = torch.autograd.grad((plain.squeeze(1) * weights).sum(), inputs)
+    for gradient, like in zip(torch.autograd.grad((found * weights).sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(gradient, like)

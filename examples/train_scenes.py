@@ -42,7 +42,14 @@ MEAN, STD = 0.85, 0.25  # of pixels, all colours alike: the background is light
 TRAIN_SEED, TEST_SEED = 1, 20_000
 # Until this share of the steps: how often each of KINDS is drawn.
 CURRICULUM = ((0.08, (1, 0, 0, 0)), (0.16, (1, 2, 0, 0)), (1.0, (1, 1, 3, 3)))
-SIZES = {"fusion_layers": 2, "fusion_heads": 4, "fusion_hidden_size": 256, "dropout": 0.0, "modality_dropout": 0.05}
+SIZES = {
+    "region_grid": 0,
+    "fusion_layers": 2,
+    "fusion_heads": 4,
+    "fusion_hidden_size": 256,
+    "dropout": 0.0,
+    "modality_dropout": 0.05,
+}
 # Rows of a quadruple: which of its images, which of its sentences, and whether that is true.
 ROW_IMAGE, ROW_TEXT, ROW_LABEL = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]), torch.tensor([1, 0, 0, 1])
 

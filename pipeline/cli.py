@@ -179,7 +179,7 @@ def train(
     max_length: Annotated[int | None, typer.Option(help="Longest text in word pieces.  [default: 128]")] = None,
     region_grid: Annotated[
         int | None,
-        typer.Option(help="Regions of a picture to a side at most; 0 is what the ResNet gives.  [default: 0]"),
+        typer.Option(help="Regions of a picture to a side at most; 0 is what the ResNet gives.  [default: 4]"),
     ] = None,
     fusion: Annotated[
         Fusion | None, typer.Option(help="How both halves come together.  [default: cross-modal]")

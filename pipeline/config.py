@@ -26,8 +26,8 @@ class DiptychConfig(PreTrainedConfig):
     Attributes:
         image_encoder: One of `diptych.encoders.IMAGE_ENCODERS`.
         text_config: Configuration of the BERT-family trunk, as a dict or a transformers config.
-        region_grid: Regions of an image to a side at most; 0 is the trunk's own grid, which models of formats
-            1 and 2 have.
+        region_grid: Regions of an image to a side at most; 0 is the trunk's own grid. By default 4; models of
+            formats 1 and 2 have their trunk's own.
         hidden_size: Width of the tokens that both encoders give.
         fusion: One of `FUSIONS`.
         fusion_layers: Blocks of the cross-modal and the self-attention fusion.
@@ -58,7 +58,7 @@ class DiptychConfig(PreTrainedConfig):
     model_type = "diptych"
     image_encoder: str = "resnet50"
     text_config: Any = None
-    region_grid: int = 0
+    region_grid: int | None = None
     hidden_size: int = 512
     fusion: str = "cross-modal"
     fusion_layers: int = 2
@@ -94,6 +94,8 @@ class DiptychConfig(PreTrainedConfig):
             raise ValueError(f"unknown fusion {self.fusion!r}; choose one of {', '.join(FUSIONS)}")
         if self.modality_gate is None:  # `mlp` had none in format 1
             self.modality_gate = self.fusion != "concat" and (self.fusion, self.format_version) != ("mlp", 1)
+        if self.region_grid is None:
+            self.region_grid = 4 if self.format_version > 2 else 0
         self.format_version = FORMAT_VERSION
         check_pattern(self.pattern, self.window, tuple(self.global_tokens))
         if self.pattern != "dense" and self.fusion != "self-attention":

@@ -74,6 +74,7 @@ def test_defaults_are_those_of_the_design():
     config = DiptychConfig()
     assert (config.image_encoder, config.hidden_size, config.fusion) == ("resnet50", 512, "cross-modal")
     assert (config.text_config.model_type, config.text_config.hidden_size) == ("bert", 768)
+    assert (config.region_grid, config.fusion_layers, config.fusion_hidden_size) == (4, 2, 1024)
     assert (config.pattern, config.global_tokens, config.alignment_weight) == ("dense", [0], 0.0)
     assert config.format_version == FORMAT_VERSION
 
@@ -124,8 +125,15 @@ def test_an_earlier_format_is_read_and_saved_in_this_one(saved, gate, tmp_path):
         config = DiptychConfig.from_pretrained(tmp_path)
         assert (config.fusion, config.modality_gate) == (saved["fusion"], gate)
         assert config.format_version == FORMAT_VERSION
+        assert config.region_grid == 0
         assert "unimodal" not in config.to_dict()
         config.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("side", [None, 0, 4, 7])
+def test_a_region_grid_is_kept_and_a_new_model_has_four_to_a_side(side, tmp_path):
+    DiptychConfig(region_grid=side).save_pretrained(tmp_path)
+    assert DiptychConfig.from_pretrained(tmp_path).region_grid == (4 if side is None else side)
 
 
 @pytest.mark.parametrize("field", ["balance", "alignment_weight"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from .classify import ImageTextClassifier, pair_columns
 from .columns import find_columns
-from .data import FORMATS, Table, load_tables, pick_split, read_json_lines
+from .data import FORMATS, Table, load_tables, pick_split, read_json_lines, readable
 from .lines import CsvRows, JsonRows
 from .parts import Parts, Pieces, write_parts
 from .predictions import Prediction, output_row
@@ -141,7 +141,7 @@ def _into_file(job: _Job, out: str, *, quiet: bool) -> Counter[str]:
     """All rows into one file, as they come."""
     counts: Counter[str] = Counter()
     with RowWriter(out, **job.writing(".jsonl" if out == "-" else Path(out).suffix)) as writer:
-        rows = job.predictions(_readable(job.table.rows, job.table.name))
+        rows = job.predictions(readable(job.table.rows, job.table.name))
         try:
             for row in tqdm(rows, desc="classify", unit="row", disable=True if quiet or out == "-" else None):
                 writer.write(row)
@@ -216,7 +216,7 @@ def _write_share(
         def predict(first: int, rows: Iterator[Any]) -> Iterator[dict[str, Any]]:
             number = first
             try:
-                for row in job.predictions(_readable(rows, job.table.name, first)):
+                for row in job.predictions(readable(rows, job.table.name, first)):
                     check()
                     yield row
                     number += 1
@@ -327,20 +327,6 @@ def _stream_columns(table: Table, image: str | None, text: str | None) -> Column
 
 def _names(table: Table) -> set[str]:
     return set(getattr(table.rows, "features", None) or table.first or ())
-
-
-def _readable(rows: Iterable[Any], name: str, first: int = 0) -> Iterator[Any]:
-    """Rows of a table from number `first`; an error in reading them names it and how far it was read."""
-    number = first
-    try:
-        for row in rows:
-            yield row
-            number += 1
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except Exception as error:  # of a damaged file in its middle, of the network
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name} cannot be read past its first {number} rows: {said}") from error
 
 
 def _silence(line: str) -> None:

@@ -299,6 +299,20 @@ def every_row(rows: Iterable[Any]) -> Iterator[Any]:
     return ({name: values[0] for name, values in batch.items()} for batch in rows.iter(batch_size=1))
 
 
+def readable(rows: Iterable[Any], name: str, first: int = 0) -> Iterator[Any]:
+    """Rows of a table from number `first`; an error in reading them names it and how far it was read."""
+    number = first
+    try:
+        for row in rows:
+            yield row
+            number += 1
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except Exception as error:  # of a damaged file in its middle, of the network
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name} cannot be read past its first {number} rows: {said}") from error
+
+
 def _fetched(image: Any) -> Any:
     """An image with the bytes of its file on the Hub, or a `BadImage`; any other as it is, whatever its address."""
     path = image.get("path") if isinstance(image, Mapping) and image.get("bytes") is None else None

@@ -25,7 +25,7 @@ from .batches import (
     speaks_of_sides,
 )
 from .columns import class_names, one_label, sort_labels
-from .data import Table, every_row
+from .data import Table, every_row, readable
 from .labels import as_list, is_list, labels_in
 from .plan import Plan
 from .processor import DiptychProcessor
@@ -92,9 +92,8 @@ class StreamRows:
         return not self._is_held(row)
 
     def _read(self, table: Table, surveys: list[Survey], quiet: bool) -> None:
-        bar = tqdm(
-            every_row(table.rows), desc="reading labels", unit="row", leave=False, disable=True if quiet else None
-        )
+        rows = readable(every_row(table.rows), table.name)
+        bar = tqdm(rows, desc="reading labels", unit="row", leave=False, disable=True if quiet else None)
         for number, row in enumerate(bar):
             text = row.get(self.columns.text) if isinstance(row, Mapping) else None
             labels = None if self.aligning else self._labels(table, number, row)
@@ -236,6 +235,12 @@ class PairStream(IterableDataset[dict[str, Any]]):
         return self.survey.fingerprint()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield from self._batches()
+        except ValueError as error:  # out of a worker it would come with the worker's traceback
+            yield {"error": str(error)}
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         epoch, skip = self.place.tolist()
@@ -248,15 +253,15 @@ class PairStream(IterableDataset[dict[str, Any]]):
             if index >= skip and (index - skip) % workers == number:
                 yield self.collate(self._examples(self.plan.own(passed), epoch))
         if seen != len(self):
-            changed = f"{self.table.name} had {len(self)} rows when the run began and has {seen} now: it was changed"
-            yield {"error": f"{changed}; begin anew"}  # an exception would come out of a worker with its traceback
+            found = f"{self.table.name} had {len(self)} rows when the run began and has {seen} now"
+            raise ValueError(f"{found}: it was changed; begin anew")
 
     def first(self) -> dict[str, Any]:
         """A batch of one row."""
         return self.collate(self._examples(list(islice(self._chosen(), 1)), 0))
 
     def _chosen(self) -> Iterator[tuple[int, Any]]:
-        rows = enumerate(every_row(self.table.rows))
+        rows = enumerate(readable(every_row(self.table.rows), self.table.name))
         return ((number, row) for number, row in rows if self.survey.chosen(number))
 
     def _examples(self, rows: list[tuple[int, Any]], epoch: int) -> list[Any]:

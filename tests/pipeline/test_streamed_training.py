@@ -217,3 +217,20 @@ def test_data_that_changes_meanwhile_is_said(pairs, text_folder, tmp_path):
             quiet=True,
             say=lambda line: None,
         )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_cannot_be_read_to_its_end_is_said_in_one_line(text_folder, tmp_path, workers):
+    readings, red = [0], tmp_path / "red.png"
+    picture("red").save(red)
+
+    def rows():
+        readings[0] += 1
+        for index in range(40):
+            if index == 30 and readings[0] > 2:  # not yet when its features are looked for, nor when labels are read
+                raise OSError("the line is dead")
+            yield {"image": str(red), "text": "a", "label": "ab"[index % 2]}
+
+    stream = datasets.IterableDataset.from_generator(rows)
+    with pytest.raises(ValueError, match=r"^data cannot be read past its first 30 rows: the line is dead$"):
+        run(stream, tmp_path, text_folder, workers=workers)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .pipeline.processor import DiptychProcessor as DiptychProcessor
     from .pipeline.scenes import make_scenes as make_scenes
     from .pipeline.train import train as train
+    from .pipeline.tune import tune as tune
 
 __version__ = "0.2.0"
 
@@ -43,6 +44,7 @@ _HOMES = {
     "load_model": "pipeline.build",
     "make_scenes": "pipeline.scenes",
     "train": "pipeline.train",
+    "tune": "pipeline.tune",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -15,23 +17,37 @@ import typer
 
 from .cpus import limit_threads
 from .options import (
+    Accumulate,
     BatchSize,
+    Cache,
     CacheDir,
     ClassWeights,
+    ClassWeightsOf,
     Debug,
+    Epochs,
     Fusion,
+    GlobalBatchSize,
     ImageColumn,
-    ImageWeights,
+    ImageEncoder,
+    ImageSize,
+    ImageWeightsOf,
     Json,
     LabelColumn,
+    MaxLength,
     Objective,
+    ObjectiveOf,
     OnBadRow,
     Pattern,
     Precision,
+    PrecisionOf,
     Processes,
     Quiet,
     Split,
+    StartModel,
     TextColumn,
+    TextEncoder,
+    TrainingData,
+    Workers,
 )
 
 app = typer.Typer(
@@ -150,33 +166,15 @@ def classify(
 
 @app.command()
 def train(
-    data: Annotated[
-        str, typer.Argument(help="A Hub id, a saved dataset, an image folder with metadata, or table files.")
-    ],
+    data: TrainingData,
     out: Annotated[str, typer.Option(help="The run's folder.")],
-    model: Annotated[str | None, typer.Option(help="Start from this model of ours instead of two encoders.")] = None,
-    objective: Annotated[
-        Objective, typer.Option(help="Classify by labels, or align images with texts, which needs none.")
-    ] = Objective.classify,
-    image_encoder: Annotated[
-        str | None,
-        typer.Option(help="A torchvision ResNet, ResNeXt or Wide ResNet, or a run's folder.  [default: resnet50]"),
-    ] = None,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="A BERT-family encoder: a Hub id or a folder; or a run's folder.  [default: bert-base-uncased]"
-        ),
-    ] = None,
-    image_weights: Annotated[
-        ImageWeights | None,
-        typer.Option(help="Start the ResNet from its published weights, or not.  [default: pretrained]"),
-    ] = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option(help="HEIGHTxWIDTH in pixels that the ResNet sees; what its weights were made for if not given."),
-    ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Longest text in word pieces.  [default: 128]")] = None,
+    model: StartModel = None,
+    objective: ObjectiveOf = Objective.classify,
+    image_encoder: ImageEncoder = None,
+    text_encoder: TextEncoder = None,
+    image_weights: ImageWeightsOf = None,
+    image_size: ImageSize = None,
+    max_length: MaxLength = None,
     region_grid: Annotated[
         int | None,
         typer.Option(help="Regions of a picture to a side at most; 0 is what the ResNet gives.  [default: 4]"),
@@ -203,9 +201,9 @@ def train(
     image_column: ImageColumn = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Rows per optimizer step, all devices together.")] = 64,
-    accumulate: Annotated[int, typer.Option(help="Forward passes per optimizer step.")] = 1,
+    epochs: Epochs = 5,
+    batch_size: GlobalBatchSize = 64,
+    accumulate: Accumulate = 1,
     learning_rate: Annotated[float, typer.Option(help="Peak, of all that starts from random weights.")] = 5e-4,
     encoder_learning_rate: Annotated[float, typer.Option(help="Peak, of pretrained trunks.")] = 5e-5,
     unfreeze_image: Annotated[
@@ -217,9 +215,7 @@ def train(
     layer_decay: Annotated[
         float, typer.Option(help="Rate of each part of a pretrained trunk, as a share of that of the part above.")
     ] = 1.0,
-    class_weights: Annotated[
-        ClassWeights, typer.Option(help="Let every row count the same in the loss, or every class.")
-    ] = ClassWeights.none,
+    class_weights: ClassWeightsOf = ClassWeights.none,
     focal_gamma: Annotated[
         float, typer.Option(help="How much less rows count that are told well already; 0 is off, 2 usual.")
     ] = 0.0,
@@ -241,16 +237,14 @@ def train(
     colour: Annotated[
         bool | None, typer.Option("--colour/--no-colour", help="Change their brightness and contrast; likewise.")
     ] = None,
-    cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keep on disk what frozen trunks give, to encode it only once.")
-    ] = True,
+    cache: Cache = True,
     cache_dir: CacheDir = None,
     modality_dropout: Annotated[
         float | None, typer.Option(help="Chance that a training row loses one half.  [default: 0.3]")
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Number format; no is 32 bits.")] = Precision.no,
+    precision: PrecisionOf = Precision.no,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes per device that prepare rows.")] = 0,
+    workers: Workers = 0,
     stream: Annotated[
         bool, typer.Option("--stream", help="Read the rows one after another, of data too large to be loaded.")
     ] = False,
@@ -341,6 +335,102 @@ def train(
         )
         if as_json and _rank() == 0:
             print(json.dumps(record))
+
+
+@app.command()
+def tune(
+    data: TrainingData,
+    out: Annotated[str, typer.Option(help="The sweep's folder; in the end its best run's, too.")],
+    trials: Annotated[int, typer.Option(help="Training runs, in all.")] = 20,
+    fusions: Annotated[
+        str | None, typer.Option(help="From which to choose, with commas: cross-modal,mlp.  [default: all]")
+    ] = None,
+    model: StartModel = None,
+    objective: ObjectiveOf = Objective.classify,
+    image_encoder: ImageEncoder = None,
+    text_encoder: TextEncoder = None,
+    image_weights: ImageWeightsOf = None,
+    image_size: ImageSize = None,
+    max_length: MaxLength = None,
+    image_column: ImageColumn = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    epochs: Epochs = 5,
+    batch_size: GlobalBatchSize = 64,
+    accumulate: Accumulate = 1,
+    learning_rate: Annotated[float | None, typer.Option(help="Fixes it.  [default: searched]")] = None,
+    encoder_learning_rate: Annotated[float | None, typer.Option(help="Likewise.")] = None,
+    unfreeze_image: Annotated[
+        str | None,
+        typer.Option(help="Fixes which parts of the image trunk train: a number or all.  [default: searched]"),
+    ] = None,
+    unfreeze_text: Annotated[str | None, typer.Option(help="Likewise of the text trunk.")] = None,
+    class_weights: ClassWeightsOf = ClassWeights.none,
+    precision: PrecisionOf = Precision.no,
+    seed: Annotated[int, typer.Option(help="Of what is tried, and of each run.")] = 0,
+    workers: Workers = 0,
+    cache: Cache = True,
+    cache_dir: CacheDir = None,
+    processes: Processes = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in OUT; with more --trials if you like.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search learning rates, fusion and frozen parts: train many times, keep the best model in OUT/model.
+
+    What an option fixes is not searched. OUT/trials.csv and OUT/trials.png show all trials.
+    """
+    with _reported(debug):
+        given: dict[str, Any] = {
+            "model": model,
+            "objective": objective.value,
+            "image_encoder": image_encoder,
+            "text_encoder": text_encoder,
+            "image_weights": image_weights and image_weights.value,
+            "image_size": None if image_size is None else _size(image_size),
+            "max_length": max_length,
+            "image_column": image_column,
+            "text_column": text_column,
+            "label_column": label_column,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "accumulate": accumulate,
+            "learning_rate": learning_rate,
+            "encoder_learning_rate": encoder_learning_rate,
+            "class_weights": class_weights.value,
+            "precision": precision.value,
+            "seed": seed,
+            "workers": workers,
+            "cache": cache,
+            "cache_dir": cache_dir,
+        }
+        if unfreeze_image is not None:
+            given["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
+        if unfreeze_text is not None:
+            given["unfreeze_text"] = _parts(unfreeze_text, "--unfreeze-text")
+        from .launch import start, wanted
+
+        if (count := wanted(processes)) > 1:
+            raise typer.Exit(start(count, sys.argv[1:]))
+        from .tune import tune as run
+        from .tune_report import sweep_text
+
+        found = run(
+            data,
+            out,
+            trials=trials,
+            fusions=None if fusions is None else [name.strip() for name in fusions.split(",")],
+            say=_remark(quiet or as_json),
+            quiet=quiet or as_json,
+            resume=resume,
+            processes=processes,
+            **given,
+        )
+        if _rank() == 0:
+            print(json.dumps(found) if as_json else f"{sweep_text(found)}\n{_train_command(data, found['options'])}")
 
 
 @app.command()
@@ -607,6 +697,26 @@ def _size(size: str) -> tuple[int, int]:
     if not height.isdigit() or (width and not width.isdigit()):
         raise ValueError(f"--image-size is {size!r}; give HEIGHTxWIDTH in pixels, such as 80x60, or one number")
     return int(height), int(width or height)
+
+
+def _train_command(data: str, options: dict[str, Any]) -> str:
+    """The command that trains with `options`; those that are as the command has them by itself are left out."""
+    options = {**options, **options.get("architecture", {})}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    words = ["diptych", "train", data, "--out", "OUT"]
+    for name, value in options.items():
+        if name == "image_size" and value is not None:
+            value = "x".join(map(str, value))
+        elif name.startswith("unfreeze_"):
+            value = "all" if value is None else str(value)
+        option = name.replace("_", "-")
+        if name != "architecture" and value is not None and value != defaults[name]:
+            words += (
+                [f"--{option}" if value else f"--no-{option}"]
+                if isinstance(value, bool)
+                else [f"--{option}", str(value)]
+            )
+    return shlex.join(words)
 
 
 def _parts(count: str, option: str) -> int | None:

@@ -14,6 +14,9 @@ ImageColumn = Annotated[str | None, typer.Option(help="Column with the images, i
 TextColumn = Annotated[str | None, typer.Option(help="Column with the texts, likewise.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column with the labels, likewise.")]
 Split = Annotated[str | None, typer.Option(help="Which split of the data.")]
+Cache = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep on disk what frozen trunks give, to encode it only once.")
+]
 CacheDir = Annotated[
     str | None, typer.Option(help="Where features are kept.  [default: $DIPTYCH_CACHE, or ~/.cache/diptych]")
 ]
@@ -77,3 +80,35 @@ class ImageWeights(str, Enum):
 
     pretrained = "pretrained"
     random = "random"
+
+
+TrainingData = Annotated[
+    str, typer.Argument(help="A Hub id, a saved dataset, an image folder with metadata, or table files.")
+]
+StartModel = Annotated[str | None, typer.Option(help="Start from this model of ours instead of two encoders.")]
+ObjectiveOf = Annotated[
+    Objective, typer.Option(help="Classify by labels, or align images with texts, which needs none.")
+]
+ImageEncoder = Annotated[
+    str | None,
+    typer.Option(help="A torchvision ResNet, ResNeXt or Wide ResNet, or a run's folder.  [default: resnet50]"),
+]
+TextEncoder = Annotated[
+    str | None,
+    typer.Option(help="A BERT-family encoder: a Hub id or a folder; or a run's folder.  [default: bert-base-uncased]"),
+]
+ImageWeightsOf = Annotated[
+    ImageWeights | None,
+    typer.Option(help="Start the ResNet from its published weights, or not.  [default: pretrained]"),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(help="HEIGHTxWIDTH in pixels that the ResNet sees; what its weights were made for if not given."),
+]
+MaxLength = Annotated[int | None, typer.Option(help="Longest text in word pieces.  [default: 128]")]
+Epochs = Annotated[int, typer.Option(help="Passes over the training rows.")]
+GlobalBatchSize = Annotated[int, typer.Option(help="Rows per optimizer step, all devices together.")]
+Accumulate = Annotated[int, typer.Option(help="Forward passes per optimizer step.")]
+ClassWeightsOf = Annotated[ClassWeights, typer.Option(help="Let every row count the same in the loss, or every class.")]
+PrecisionOf = Annotated[Precision, typer.Option(help="Number format; no is 32 bits.")]
+Workers = Annotated[int, typer.Option(help="Processes per device that prepare rows.")]

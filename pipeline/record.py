@@ -50,8 +50,8 @@ def identity_of(
     return dict(json.loads(json.dumps(found, default=str, sort_keys=True)))
 
 
-def require_same(then: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    """See that a run goes on with what it began with.
+def require_same(then: dict[str, Any], now: dict[str, Any], out: Path, *, what: str = "run") -> None:
+    """See that a run, or a sweep, goes on with what it began with.
 
     Raises:
         ValueError: Something differs; the message names it.
@@ -59,8 +59,8 @@ def require_same(then: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             raise ValueError(
-                f"the run in {out} cannot go on: {name} is {_short(now.get(name))}, and was {_short(then.get(name))}; "
-                "give what the run began with, or choose another --out"
+                f"the {what} in {out} cannot go on: {name} is {_short(now.get(name))}, and was "
+                f"{_short(then.get(name))}; give what the {what} began with, or choose another --out"
             )
 
 

@@ -641,7 +641,9 @@ def _reported(debug: bool) -> Iterator[None]:
         if debug:
             raise
         who = ""
-        if _rank():  # mostly all processes fail alike: once the main one has said so, their launcher ends the others
+        # mostly all processes fail alike: once the main one has said so, their launcher ends the others; a lost
+        # connection is told after a while and with the process by itself (`Pulse`)
+        if _rank() and not isinstance(error, ConnectionError):
             time.sleep(_HEAD_START)
             who = f"process {_rank()}: "
         print(f"diptych: {who}{' '.join(str(error).split())}", file=sys.stderr)

@@ -55,5 +55,5 @@ class Tracking:
 
     def end(self) -> None:
         """Close the tracker."""
-        if self.on:
-            self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # `end_training` would end what all processes talk by as well
+            tracker.finish()

@@ -28,6 +28,7 @@ from .fit import Fit, rank_epoch
 from .launch import fork, forks
 from .losses import ClassLoss, balanced_weights
 from .model import DiptychModel
+from .pulse import Pulse
 from .record import begin_anew, identity_of, read_record, require_same, write_record
 from .stages import trains_from
 from .streams import StreamRows
@@ -219,7 +220,8 @@ def train(
             write_record(folder, record(state))
 
     try:
-        fit.run(training_set, validation_set, resume=resume, identity=identity, note=note, after_epoch=after_epoch)
+        with Pulse(folder):
+            fit.run(training_set, validation_set, resume=resume, identity=identity, note=note, after_epoch=after_epoch)
     except BaseException:
         with contextlib.suppress(OSError):  # of a full disk, say, which is then the error to tell
             note("interrupted")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,10 @@ from torch.nn import functional as F
 if TYPE_CHECKING:  # importing it takes most of a second: only where it is used
     from torch.nn.attention.flex_attention import BlockMask
 
+CHUNK = 384  # tokens computed at once on CPU, about: fewer cost time, more cost memory
 FLEX_BLOCK = 128  # tokens a side of the squares that FlexAttention skips or computes
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # query, key, value and mask of one fused call
 
 
 def sparse_attention(
@@ -68,14 +72,14 @@ def sparse_attention(
         query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # (batch, tokens, heads, dim)
         if group is not None and key_bias is not None:
             query, key, value = _with_bias(query, key, value, group, key_bias)
-        attend = functools.partial(_attend, scale=head_dim**-0.5, dropout=dropout)
+        scale = head_dim**-0.5
         if _is_short(tokens, window):
             real = query.new_ones(batch, tokens, dtype=torch.bool) if mask is None else mask
             visible = visible_pairs(real, window=window, is_global=is_global)
             visible = visible | torch.eye(tokens, dtype=torch.bool, device=visible.device)  # no empty softmax
-            out = attend(query, key, value, visible.unsqueeze(1))
+            out = _attend(query, key, value, visible.unsqueeze(1), scale, dropout)
         else:
-            out = _rows(query, key, value, mask, window or 0, is_global, attend)
+            out = _rows(query, key, value, mask, window or 0, is_global, scale, dropout)
         out = out.transpose(1, 2)[..., :head_dim]
     return out if mask is None else out.masked_fill(~mask[:, None, :, None], 0.0)
 
@@ -110,7 +114,7 @@ def _check(like: Tensor, **fields: Tensor | None) -> None:
             raise ValueError(f"{name} has the shape {tuple(field.shape)}; it must be {tuple(like.shape)}")
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scale: float, dropout: float) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float) -> Tensor:
     """Fused attention of (batch, tokens, heads, dim)."""
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
@@ -143,41 +147,30 @@ def _rows(
     mask: Tensor | None,
     window: int,
     is_global: Tensor | None,
-    attend: Callable[..., Tensor],
+    scale: float,
+    dropout: float,
 ) -> Tensor:
-    """Row by row over its real tokens, packed; (batch, tokens, heads, dim) in and out."""
+    """All rows, their real tokens packed one after another; (batch, tokens, heads, dim) in and out."""
     batch, tokens = query.shape[:2]
-    query, key, value = (states.flatten(0, 1) for states in (query, key, value))  # (batch * tokens, heads, dim)
+    packed = [states.flatten(0, 1) for states in (query, key, value)]  # (batch * tokens, heads, dim)
+    chosen = packed[0].new_zeros(batch * tokens, dtype=torch.bool) if is_global is None else is_global.flatten()
     lengths, real = [tokens] * batch, None
     if mask is not None and not bool(mask.all()):
         lengths, real = mask.sum(dim=1).tolist(), mask.flatten().nonzero().squeeze(1)
-        query, key, value = (states.index_select(0, real) for states in (query, key, value))
-    global_rows: list[Tensor | None] = [None] * batch
-    if is_global is not None:
-        flat = is_global.flatten() if real is None else is_global.flatten()[real]
-        global_rows = list(flat.split(lengths))
-    # One row needs no split, whose backward would copy.
-    split = [[states] if batch == 1 else states.split(lengths) for states in (query, key, value)]
-    outs = []
-    for q, k, v, chosen in zip(*split, global_rows, strict=True):  # (real tokens, heads, dim) each
-        if chosen is None or not bool(chosen.any()):
-            outs.append(_Window.apply(q, k, v, k[:0], v[:0], None, window, attend))
-            continue
-        places = chosen.nonzero().squeeze(1)
-        out = _Window.apply(q, k, v, k.index_select(0, places), v.index_select(0, places), chosen, window, attend)
-        to_all = attend(q.index_select(0, places).unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), None)
-        outs.append(out.index_copy_(0, places, to_all.squeeze(0)))
-    out = outs[0] if batch == 1 else torch.cat(outs)
+        packed = [states.index_select(0, real) for states in packed]
+        chosen = chosen[real]
+    out: Tensor = _Packed.apply(*packed, chosen, lengths, window, scale, dropout)
     if real is not None:
         out = out.new_zeros(batch * tokens, *out.shape[1:]).index_copy(0, real, out)
     return out.unflatten(0, (batch, tokens))
 
 
-class _Window(torch.autograd.Function):
-    """One row's window, and its global keys, in blocks of queries over the keys around each.
+class _Packed(torch.autograd.Function):
+    """Attention of packed rows, part by part.
 
-    A function of its own since plain autograd would, for the keys of overlapping blocks, fill and add
-    arrays several times the row's size; here they are as large as one chunk of about 512 tokens.
+    A function of its own since plain autograd would, for the keys of overlapping blocks, keep, fill and
+    add arrays several times the rows' size. Here they are as large as one part's, and what is kept for the
+    backward pass is what one dense call keeps.
     """
 
     @staticmethod
@@ -186,77 +179,205 @@ class _Window(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        global_key: Tensor,
-        global_value: Tensor,
-        is_global: Tensor | None,
+        is_global: Tensor,
+        lengths: list[int],
         window: int,
-        attend: Callable[..., Tensor],
+        scale: float,
+        dropout: float,
     ) -> Tensor:
-        """(tokens, heads, dim) from as much, and (global tokens, heads, dim)."""
+        """(tokens, heads, dim) from as much; `is_global` is (tokens), `lengths` are the rows'."""
         training = any(ctx.needs_input_grad)
-        # Small blocks waste less on pairs out of the window, larger ones repeat fewer keys' gradients.
-        # Global keys are copied to every block: there fewer, larger blocks are faster.
-        tokens, chosen = len(query), len(global_key)
-        block = 32 * max(1, window // (32 if chosen else 64 if training else 128))
-        size, chunk = block + 2 * window, block * max(4, 512 // block)
-        offset = torch.arange(size, device=query.device) - window - torch.arange(block, device=query.device)[:, None]
-        near = offset.abs() <= window  # (block, size)
-        inner = query.new_zeros(block, chosen + size)  # of every block far from the ends and from global keys
-        inner[:, chosen:].masked_fill_(~near, float("-inf"))
+        three = [_last_dense(states) for states in (query, key, value)]
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
-        ctx.parts, ctx.sizes = [], (block, window, chosen)
-        for low in range(0, tokens, chunk):
-            high = min(tokens, low + chunk)
-            start, end = max(0, low - window), min(tokens, high + window)
-            blocks = -(-(high - low) // block)
-            before, after = start - (low - window), low + blocks * block + window - end
-            mask = inner.expand(blocks, 1, -1, -1)
-            if before or after or (is_global is not None and bool(is_global[start:end].any())):
-                once = query.new_ones(end - start, dtype=torch.bool) if is_global is None else ~is_global[start:end]
-                once = F.pad(once, (before, after)).unfold(0, size, block)  # a global key has its own column
-                visible = once.unsqueeze(1) & near | (offset == 0)  # padding sees itself: no empty softmax
-                mask = F.pad(visible, (chosen, 0), value=True).unsqueeze(1)  # (blocks, 1, block, chosen + size)
-            queries = _pad(query[low:high], 0, blocks * block - (high - low)).unflatten(0, (blocks, block))
-            keys = _around(key[start:end], before, after, size, block, global_key)
-            values = _around(value[start:end], before, after, size, block, global_value)
-            leaves = [states.detach().requires_grad_(training) for states in (queries, keys, values)]
-            with torch.set_grad_enabled(training):
-                seen = attend(*leaves, mask).flatten(0, 1)[: high - low]
-            out[low:high] = seen.detach()
-            if training:
-                ctx.parts.append((low, high, leaves, seen))
+        ctx.parts, ctx.kept = list(_parts(is_global, lengths, window, training)), []
+        for part in ctx.parts:
+            seen, kept = _attend_and_keep(part.inputs(*three), scale, dropout, training)
+            part.put(out, seen)
+            ctx.kept.append(kept)
+        ctx.save_for_backward(*three, out)
+        ctx.window, ctx.scale = window, scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Through each chunk's own graph; what the blocks say of one key is added up."""
-        block, window, chosen = ctx.sizes
-        to_query = torch.empty_like(grad, memory_format=torch.contiguous_format)
-        room = -(-len(grad) // block) * block + 2 * window  # padded at both ends
-        to_keys = [grad.new_zeros(room, *grad.shape[1:]) for _ in range(2)]
-        to_globals = [grad.new_zeros(chosen, *grad.shape[1:]) for _ in range(2)]
-        for low, high, leaves, seen in ctx.parts:
-            queries, *others = torch.autograd.grad(seen, leaves, grad[low:high], retain_graph=True)
-            to_query[low:high] = queries.flatten(0, 1)[: high - low]
-            for to_key, to_global, part in zip(to_keys, to_globals, others, strict=True):
-                to_global += part[:, :chosen].sum(dim=0)
-                for first in range(0, block + 2 * window, block):
-                    piece = part[:, chosen + first : chosen + first + block]  # (blocks, up to block, heads, dim)
-                    place = to_key[low + first :].unfold(0, piece.shape[1], block)[: len(piece)].movedim(-1, 1)
-                    place += piece
-        return to_query, *(to_key[window : window + len(grad)] for to_key in to_keys), *to_globals, None, None, None
+        """Through each part; what the parts say of one token is added up."""
+        *three, out = ctx.saved_tensors
+        grad = _last_dense(grad)
+        to_query = torch.zeros_like(out)
+        # The first and last blocks of a row have keys beyond it; what is added to those is 0.
+        to_keys = [out.new_zeros(len(out) + 3 * ctx.window + 32, *out.shape[1:]) for _ in range(2)]
+        for part, kept in zip(ctx.parts, ctx.kept, strict=True):
+            for piece in part.pieces(kept):
+                inputs = piece.inputs(*three)
+                part_grads = _attend_back(piece.own(grad), piece.queries(out), inputs, kept, ctx.scale)
+                piece.add(part_grads, to_query, to_keys)
+                del inputs, part_grads  # or they would stand beside the next piece's
+        return to_query, *(to_key[ctx.window :][: len(out)] for to_key in to_keys), None, None, None, None, None
+
+
+def _parts(is_global: Tensor, lengths: list[int], window: int, training: bool) -> Iterator[_Chunk | _Globals]:
+    """Of each row the chunks, then the global queries, whose output replaces what the chunks wrote there."""
+    start = 0
+    for length in lengths:
+        end = start + length
+        chosen = is_global[start:end].nonzero().squeeze(1) + start
+        # Small blocks waste less on pairs out of the window, larger ones repeat fewer keys' gradients.
+        # Global keys are copied to every block: there fewer, larger blocks are faster.
+        block = 32 * max(1, window // (32 if len(chosen) else 64 if training else 128))
+        step = block * max(2, CHUNK // block)
+        for low in range(start, end, step):
+            yield _Chunk(start, end, chosen, window, low, min(end, low + step), block)
+        if len(chosen):
+            yield _Globals(start, end, chosen, window)
+        start = end
+
+
+@dataclass(frozen=True)
+class _Globals:
+    """The global queries of one row of several packed ones, over its tokens from `start` to `end`."""
+
+    start: int
+    end: int
+    chosen: Tensor  # where its global tokens stand
+    window: int
+
+    def pieces(self, kept: Any) -> list[_Globals]:
+        """Parts for the backward pass: given the logarithms of its sums, a softmax's falls apart by keys."""
+        if isinstance(kept, tuple):
+            return [self]
+        lows = range(self.start, self.end, CHUNK)
+        return [replace(self, start=low, end=min(self.end, low + CHUNK)) for low in lows]
+
+    def inputs(self, query: Tensor, key: Tensor, value: Tensor) -> Inputs:
+        """Queries, keys and values, (1, tokens, heads, dim), and no mask."""
+        row = slice(self.start, self.end)
+        return self.queries(query), key[row].unsqueeze(0), value[row].unsqueeze(0), None
+
+    def queries(self, states: Tensor) -> Tensor:
+        """What stands where the queries stand, in their shape."""
+        return states[self.chosen].unsqueeze(0)
+
+    def own(self, grad: Tensor) -> Tensor:
+        """The gradient of what this part says of the output, in the queries' shape."""
+        return self.queries(grad)
+
+    def put(self, out: Tensor, seen: Tensor) -> None:
+        """Write the output of the queries where they stand."""
+        out[self.chosen] = seen.squeeze(0)
+
+    def add(self, parts: list[Tensor], to_query: Tensor, to_keys: list[Tensor]) -> None:
+        """Add the gradients of the inputs to those of all tokens; keys' begin `window` later."""
+        to_query[self.chosen] += parts[0].squeeze(0)
+        for to_key, part in zip(to_keys, parts[1:], strict=True):
+            to_key[self.window + self.start : self.window + self.end] += part.squeeze(0)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """The queries from `low` to `high` of one row, in blocks, over the global keys and those around each block."""
+
+    start: int  # of the row
+    end: int
+    chosen: Tensor  # where its global tokens stand
+    window: int
+    low: int
+    high: int
+    block: int  # queries
+
+    def pieces(self, kept: Any) -> list[_Chunk]:
+        return [self]
+
+    def inputs(self, query: Tensor, key: Tensor, value: Tensor) -> Inputs:
+        """Queries (blocks, block, heads, dim), keys and values (blocks, keys, heads, dim) and their mask."""
+        blocks, size = -(-(self.high - self.low) // self.block), self.block + 2 * self.window
+        first, last = max(self.start, self.low - self.window), min(self.end, self.high + self.window)
+        before, after = first - (self.low - self.window), self.low + blocks * self.block + self.window - last
+        around = (_pad(states[first:last], before, after).unfold(0, size, self.block) for states in (key, value))
+        keys, values = (states.movedim(-1, 1) for states in around)  # views: nothing is copied
+        if len(self.chosen):
+            keys, values = (
+                torch.cat([states[self.chosen].expand(blocks, -1, -1, -1), around], dim=1)
+                for states, around in ((key, keys), (value, values))
+            )
+        offset = torch.arange(size, device=query.device) - self.window
+        offset = offset - torch.arange(self.block, device=query.device).unsqueeze(1)  # (block, size)
+        once = query.new_ones(1, size, dtype=torch.bool)
+        inside = self._inside(first, last)
+        if before or after or len(inside):  # else one mask serves all blocks
+            once = query.new_ones(last - first, dtype=torch.bool).index_fill(0, inside, False)
+            once = F.pad(once, (before, after)).unfold(0, size, self.block)  # a global key has its own column
+        visible = once.unsqueeze(1) & (offset.abs() <= self.window) | (offset == 0)  # padding sees itself
+        visible = F.pad(visible, (len(self.chosen), 0), value=True).unsqueeze(1)
+        mask = query.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
+        return self.queries(query), keys, values, mask.expand(blocks, -1, -1, -1)
+
+    def queries(self, states: Tensor) -> Tensor:
+        return self._blocks(states[self.low : self.high])
+
+    def own(self, grad: Tensor) -> Tensor:
+        inside = self._inside(self.low, self.high)  # of these the other part writes the output
+        grad = grad[self.low : self.high]
+        return self._blocks(grad.index_fill(0, inside, 0.0) if len(inside) else grad)
+
+    def put(self, out: Tensor, seen: Tensor) -> None:
+        out[self.low : self.high] = seen.flatten(0, 1)[: self.high - self.low]
+
+    def add(self, parts: list[Tensor], to_query: Tensor, to_keys: list[Tensor]) -> None:
+        to_query[self.low : self.high] += parts[0].flatten(0, 1)[: self.high - self.low]
+        for to_key, part in zip(to_keys, parts[1:], strict=True):
+            chosen, around = part[:, : len(self.chosen)], part[:, len(self.chosen) :]
+            to_key.index_add_(0, self.window + self.chosen, chosen.sum(dim=0))
+            for first in range(0, around.shape[1], self.block):  # no two of these pieces are of one key
+                piece = around[:, first : first + self.block]  # (blocks, up to block, heads, dim)
+                place = to_key[self.low + first :].unfold(0, piece.shape[1], self.block)[: len(piece)]
+                place.movedim(-1, 1).add_(piece)
+
+    def _blocks(self, states: Tensor) -> Tensor:
+        """(blocks, block, heads, dim), filled with zeros."""
+        return _pad(states, 0, -len(states) % self.block).unflatten(0, (-1, self.block))
+
+    def _inside(self, first: int, last: int) -> Tensor:
+        """Which of the tokens from `first` to `last` are global."""
+        return self.chosen[(self.chosen >= first) & (self.chosen < last)] - first
+
+
+def _attend_and_keep(inputs: Inputs, scale: float, dropout: float, training: bool) -> tuple[Tensor, Any]:
+    """`_attend`, and what `_attend_back` needs besides the inputs and the output."""
+    if not training:
+        return _attend(*inputs, scale, dropout), None
+    query, key, value, mask = inputs
+    if query.device.type == "cpu" and dropout == 0.0:
+        # What `scaled_dot_product_attention` calls here, but it does not return the logarithms of the softmax's
+        # sums. With them the backward pass needs neither a graph of each part nor its forward pass again.
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, logs = flash(*(states.transpose(1, 2) for states in (query, key, value)), attn_mask=mask, scale=scale)
+        return out.transpose(1, 2), logs
+    leaves = query, key, value = tuple(states.detach().requires_grad_() for states in (query, key, value))
+    with torch.enable_grad():
+        seen = _attend(query, key, value, mask, scale, dropout)
+    return seen.detach(), (seen, leaves)
+
+
+def _attend_back(grad: Tensor, out: Tensor, inputs: Inputs, kept: Any, scale: float) -> list[Tensor]:
+    """The gradients of query, key and value."""
+    if isinstance(kept, tuple):
+        seen, leaves = kept
+        return list(torch.autograd.grad(seen, leaves, grad, retain_graph=True))
+    grad, query, key, value, out = (states.transpose(1, 2) for states in (grad, *inputs[:3], out))
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    grads = flash(grad, query, key, value, out, kept, 0.0, False, attn_mask=inputs[3], scale=scale)
+    return [states.transpose(1, 2) for states in grads]
+
+
+def _last_dense(states: Tensor) -> Tensor:
+    """The same, with the numbers of one head side by side: the flash kernel does not look."""
+    return states if states.stride(-1) == 1 else states.contiguous()
 
 
 def _pad(states: Tensor, before: int, after: int) -> Tensor:
     """Zeros before and after the tokens of (tokens, heads, dim); no copy where there are none."""
     return F.pad(states, (0, 0, 0, 0, before, after)) if before or after else states
-
-
-def _around(states: Tensor, before: int, after: int, size: int, block: int, chosen: Tensor) -> Tensor:
-    """The `chosen` tokens and the `size` around each block: (blocks, chosen + size, heads, dim)."""
-    around = _pad(states, before, after).unfold(0, size, block).movedim(-1, 1)  # a view: nothing is copied
-    return torch.cat([chosen.expand(len(around), -1, -1, -1), around], dim=1) if len(chosen) else around
 
 
 def flex_sparse_attention(

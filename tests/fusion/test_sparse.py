@@ -184,6 +184,35 @@ def test_gradients_are_those_of_finite_differences(way):
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
+@pytest.mark.parametrize("chosen", [False, True])
+def test_the_flash_kernel_and_autograds_graphs_say_the_same(chosen, dtype):
+    """Without dropout the kernel's own backward is called; with so little that none is dropped, autograd's is."""
+    three, options = random_case([700, 801], 801, window=40, gaps=True, chosen=chosen, groups=True, seed=0, dtype=dtype)
+    said = []
+    for dropout in (0.0, 1e-30):
+        out = sparse_attention(*three, **options, dropout=dropout)
+        said.append([out, *gradients(out, three, options)])
+    for flash, graph in zip(*said, strict=True):
+        torch.testing.assert_close(flash, graph, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_second_backward_pass_and_odd_strides_change_nothing(dropout):
+    three, options = random_case([1000], 1000, window=8, gaps=False, chosen=True, groups=False, seed=0)
+    odd = [states.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_() for states in three]
+    said = []
+    for inputs in (three, odd):
+        torch.manual_seed(0)
+        out = sparse_attention(*inputs, **options, dropout=dropout)
+        grad = torch.randn(1, HEADS, SIZE, 1000).transpose(2, 3)  # as odd
+        first = torch.autograd.grad(out, inputs, grad, retain_graph=True)
+        said += [[out, *first], [out, *torch.autograd.grad(out, inputs, grad)]]
+    for other in said[1:]:
+        for ours, theirs in zip(said[0], other, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("way", ["blocks", "short"])
 def test_a_bias_of_minus_infinity_is_a_weight_of_exactly_0(way):
     three, options = random_case([40], 40, window=50, gaps=False, chosen=False, groups=False, seed=0)
@@ -284,6 +313,18 @@ def test_no_tensor_grows_faster_than_the_length(chosen, gaps):
         largest.append(mode.numbers)
     assert largest[1] <= 2.1 * largest[0]
     assert largest[1] < 4000 * 100
+
+
+@pytest.mark.parametrize("chosen", [0, 2])
+def test_the_backward_pass_keeps_no_more_than_dense_attention(chosen):
+    tokens = 2000
+    three = [torch.randn(1, HEADS, tokens, SIZE, requires_grad=True) for _ in range(3)]
+    is_global = (torch.arange(tokens) < chosen).unsqueeze(0)
+    node = sparse_attention(*three, window=64, is_global=is_global).grad_fn
+    while not hasattr(node, "kept"):
+        node = node.next_functions[0][0]
+    sizes = [kept.numel() for kept in node.kept] + [states.numel() for states in node.saved_tensors]
+    assert sum(sizes) <= (4 * SIZE + 1.1) * HEADS * tokens  # query, key, value, output, and one number a query
 
 
 def test_what_does_not_fit_is_refused_by_name():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:  # importing it takes most of a second: only where it is used
     from torch.nn.attention.flex_attention import BlockMask
 
-CHUNK = 384  # tokens computed at once on CPU, about: fewer cost time, more cost memory
+CHUNK = 256  # tokens computed at once on CPU, about; twice that where nothing is copied
 FLEX_BLOCK = 128  # tokens a side of the squares that FlexAttention skips or computes
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # query, key, value and mask of one fused call
@@ -204,7 +204,7 @@ class _Packed(torch.autograd.Function):
         """Through each part; what the parts say of one token is added up."""
         *three, out = ctx.saved_tensors
         grad = _last_dense(grad)
-        to_query = torch.zeros_like(out)
+        to_query = torch.empty_like(out)  # the chunks write all of it, global queries add to it
         # The first and last blocks of a row have keys beyond it; what is added to those is 0.
         to_keys = [out.new_zeros(len(out) + 3 * ctx.window + 32, *out.shape[1:]) for _ in range(2)]
         for part, kept in zip(ctx.parts, ctx.kept, strict=True):
@@ -225,7 +225,7 @@ def _parts(is_global: Tensor, lengths: list[int], window: int, training: bool) -
         # Small blocks waste less on pairs out of the window, larger ones repeat fewer keys' gradients.
         # Global keys are copied to every block: there fewer, larger blocks are faster.
         block = 32 * max(1, window // (32 if len(chosen) else 64 if training else 128))
-        step = block * max(2, CHUNK // block)
+        step = block * max(2, (CHUNK if training or len(chosen) else 2 * CHUNK) // block)
         for low in range(start, end, step):
             yield _Chunk(start, end, chosen, window, low, min(end, low + step), block)
         if len(chosen):
@@ -324,7 +324,7 @@ class _Chunk:
         out[self.low : self.high] = seen.flatten(0, 1)[: self.high - self.low]
 
     def add(self, parts: list[Tensor], to_query: Tensor, to_keys: list[Tensor]) -> None:
-        to_query[self.low : self.high] += parts[0].flatten(0, 1)[: self.high - self.low]
+        to_query[self.low : self.high] = parts[0].flatten(0, 1)[: self.high - self.low]
         for to_key, part in zip(to_keys, parts[1:], strict=True):
             chosen, around = part[:, : len(self.chosen)], part[:, len(self.chosen) :]
             to_key.index_add_(0, self.window + self.chosen, chosen.sum(dim=0))

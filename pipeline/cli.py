@@ -24,6 +24,7 @@ from .options import (
     ClassWeights,
     ClassWeightsOf,
     Debug,
+    Dtype,
     Epochs,
     Fusion,
     GlobalBatchSize,
@@ -109,6 +110,16 @@ def classify(
         int | None,
         typer.Option(help="Threads that read images ahead.  [default: 0; on a GPU one per CPU, at most 8]"),
     ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the encoders; compared with the usual way before it is used.")
+    ] = False,
+    dtype: Annotated[Dtype | None, typer.Option(help="Run the encoders in 16 bits; compared likewise.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Run the ResNet in 8 bits, on a CPU; likewise. Needs 'diptych[onnx]'.")
+    ] = False,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Share of labels that must be the same for this.  [default: 0.99]")
+    ] = None,
     part_rows: Annotated[
         int, typer.Option(help="Rows of each part of a folder, and of what processes share.")
     ] = 10_000,
@@ -135,6 +146,9 @@ def classify(
             )
         if data is None and processes is not None:
             raise ValueError("--processes is for --data; one pair takes one process")
+        wants_fast = compile_ or dtype is not None or int8 or min_agreement is not None
+        if data is None and wants_fast:
+            raise ValueError("--compile, --dtype, --int8 and --min-agreement are for --data, not for one pair")
         if data is None:
             _classify_one(str(image), text, on_bad_row.value, _model_or_shipped(model, quiet), as_json)
         else:
@@ -144,7 +158,9 @@ def classify(
             if (count := 1 if stream and processes is None else wanted(processes)) > 1:
                 raise typer.Exit(start(count, sys.argv[1:]))
             from .classify_table import classify_table
+            from .fast import Fast
 
+            share = {} if min_agreement is None else {"min_agreement": min_agreement}
             counts = classify_table(
                 data,
                 out or "-",
@@ -155,6 +171,7 @@ def classify(
                 on_bad_row=on_bad_row.value,
                 batch_size=batch_size,
                 workers=workers,
+                fast=Fast(compile_, dtype and dtype.value, int8, **share) if wants_fast else None,
                 part_rows=part_rows,
                 resume=resume,
                 say=_remark(quiet or as_json),

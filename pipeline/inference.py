@@ -19,7 +19,7 @@ class Encoders:
     In 32 bits on a CPU the image trunk is a copy, its batch norms folded into its convolutions and its
     pixels channels last; elsewhere, and in training mode, it is the model's own. The model is never
     changed, and the copy follows it: `follow` comes before every batch. Whatever else encodes faster
-    (another number format, another runtime) has its place here, behind the same methods.
+    (another number format, another runtime: `fast.FastEncoders`) stands behind the same methods.
 
     Attributes:
         generation: Another number whenever features may be others than before for the same input.
@@ -38,6 +38,9 @@ class Encoders:
         state = _state(model)
         if state is not None and state == self._state and self._samples() == self._seen:
             return
+        self._take(model, state)
+
+    def _take(self, model: DiptychModel, state: list[object] | None) -> None:
         self.generation += 1
         self._state = state
         self._first = [] if state is None else _first_numbers(model)

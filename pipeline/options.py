@@ -75,6 +75,13 @@ class Precision(str, Enum):
     bf16 = "bf16"
 
 
+class Dtype(str, Enum):
+    """Number format of the encoders in classifying, other than 32 bits."""
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 class ImageWeights(str, Enum):
     """Where a ResNet named by --image-encoder starts from."""
 

@@ -125,6 +125,21 @@ def test_nothing_is_written_where_a_path_is_refused(tiny, tmp_path):
     assert not out.exists()
 
 
+def test_a_table_is_classified_on_a_fast_path_and_goes_on_only_on_the_same(tiny, tmp_path):
+    save_model(*tiny, tmp_path / "model")
+    picture("red").save(tmp_path / "red.png")
+    count = module.WARM_UP + module.LEAST
+    (tmp_path / "t.csv").write_text("image,text\n" + "red.png,a red shirt\n" * count)
+    said, fast = [], Fast(dtype="bf16", min_agreement=0.0)
+    options = {"model": tmp_path / "model", "say": said.append, "quiet": True}
+    data, out = str(tmp_path / "t.csv"), f"{tmp_path}/parts/"
+    assert classify_table(data, out, fast=fast, **options) == {"ok": count}
+    assert any(line.startswith("--dtype bf16: ") for line in said)
+    with pytest.raises(ValueError, match="fast path"):
+        classify_table(data, out, resume=True, **options)
+    assert classify_table(data, out, resume=True, fast=fast, **options) == {"ok": count}
+
+
 @pytest.mark.slow
 def test_8_bits_agree(tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=12, help="that are timed")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--labels", type=int, default=200, help="photos whose labels are compared")
+    parser.add_argument("--labels", type=int, default=200, help="photos whose labels are compared; 0 for none")
     parser.add_argument("--text-encoder", help="a folder of a BERT's weights; the installed MiniLM's if not given")
     parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -235,6 +235,8 @@ def main() -> None:
         print(f"| {name} | {1000 * taken['plain']:.0f} ms | {1000 * taken['ours']:.0f} ms | {ratio:.2f} times |")
     memory = [peak(files[0], least) for least in ((), resnet.processor.image_processor.needed_size)]
     print(f"| reading one, peak | {memory[0]:.0f} MB | {memory[1]:.0f} MB | {memory[0] / memory[1]:.1f} times |")
+    if not options.labels:
+        return None
     spread(resnet, photos(32))
     for name, classifier, rows in (
         ("Scenes", scenes, drawings(options.labels)),

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import json
 import os
-import shlex
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .cli_train import train, tune
 from .cpus import limit_threads
 from .options import (
-    Accumulate,
     BatchSize,
-    Cache,
     CacheDir,
-    ClassWeights,
-    ClassWeightsOf,
     Debug,
     Dtype,
-    Epochs,
-    Fusion,
-    GlobalBatchSize,
     ImageColumn,
-    ImageEncoder,
-    ImageSize,
-    ImageWeightsOf,
     Json,
     LabelColumn,
-    MaxLength,
-    Objective,
-    ObjectiveOf,
     OnBadRow,
-    Pattern,
-    Precision,
-    PrecisionOf,
     Processes,
     Quiet,
     Split,
-    StartModel,
     TextColumn,
-    TextEncoder,
-    TrainingData,
-    Workers,
 )
+from .terminal import process_rank, remark, reported
 
 app = typer.Typer(
     name="diptych",
@@ -60,9 +37,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_HEAD_START = 10.0
-"""Seconds that the main one of several processes has to tell an error which the others have as well."""
-
 
 @app.command()
 def demo(
@@ -72,7 +46,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Show everything in two minutes, offline: classify, fine-tune on a new question, classify again."""
-    with _reported(debug):
+    with reported(debug):
         from .demo import demo as run
 
         figures = run(out, say=(lambda line: None) if quiet or as_json else print, quiet=quiet or as_json)
@@ -132,7 +106,7 @@ def classify(
     debug: Debug = False,
 ) -> None:
     """Classify one pair (IMAGE TEXT), or many (--data DATA --out FILE)."""
-    with _reported(debug):
+    with reported(debug):
         if data is None and image is None:
             raise ValueError("give an IMAGE and a TEXT ('' for the one that there is none of), or --data and --out")
         if data is not None and image is not None:
@@ -174,280 +148,15 @@ def classify(
                 fast=Fast(compile_, dtype and dtype.value, int8, **share) if wants_fast else None,
                 part_rows=part_rows,
                 resume=resume,
-                say=_remark(quiet or as_json),
+                say=remark(quiet or as_json),
                 quiet=quiet or as_json,
             )
             if counts and as_json and out not in (None, "-"):
                 print(json.dumps(counts))
 
 
-@app.command()
-def train(
-    data: TrainingData,
-    out: Annotated[str, typer.Option(help="The run's folder.")],
-    model: StartModel = None,
-    objective: ObjectiveOf = Objective.classify,
-    image_encoder: ImageEncoder = None,
-    text_encoder: TextEncoder = None,
-    image_weights: ImageWeightsOf = None,
-    image_size: ImageSize = None,
-    max_length: MaxLength = None,
-    region_grid: Annotated[
-        int | None,
-        typer.Option(help="Regions of a picture to a side at most; 0 is what the ResNet gives.  [default: 4]"),
-    ] = None,
-    fusion: Annotated[
-        Fusion | None, typer.Option(help="How both halves come together.  [default: cross-modal]")
-    ] = None,
-    pattern: Annotated[
-        Pattern | None, typer.Option(help="Who sees whom, with --fusion self-attention.  [default: dense]")
-    ] = None,
-    window: Annotated[
-        int | None, typer.Option(help="Tokens that a sliding window shows on each side.  [default: 128]")
-    ] = None,
-    modality_gate: Annotated[
-        bool | None,
-        typer.Option(
-            "--modality-gate/--no-modality-gate", help="Learn weights of the modalities; yes, but with concat."
-        ),
-    ] = None,
-    alignment_weight: Annotated[
-        float | None,
-        typer.Option(help="Of a contrastive term beside the classes' loss.  [default: 0, or what --model has]"),
-    ] = None,
-    image_column: ImageColumn = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    epochs: Epochs = 5,
-    batch_size: GlobalBatchSize = 64,
-    accumulate: Accumulate = 1,
-    learning_rate: Annotated[float, typer.Option(help="Peak, of all that starts from random weights.")] = 5e-4,
-    encoder_learning_rate: Annotated[float, typer.Option(help="Peak, of pretrained trunks.")] = 5e-5,
-    unfreeze_image: Annotated[
-        str | None,
-        typer.Option(help="Parts of the image trunk that train, from the top: a number or all. 0, or all if random."),
-    ] = None,
-    unfreeze_text: Annotated[str, typer.Option(help="Likewise of the text trunk.")] = "0",
-    unfreeze_at: Annotated[int, typer.Option(help="Epoch from which these parts train.")] = 1,
-    layer_decay: Annotated[
-        float, typer.Option(help="Rate of each part of a pretrained trunk, as a share of that of the part above.")
-    ] = 1.0,
-    class_weights: ClassWeightsOf = ClassWeights.none,
-    focal_gamma: Annotated[
-        float, typer.Option(help="How much less rows count that are told well already; 0 is off, 2 usual.")
-    ] = 0.0,
-    label_smoothing: Annotated[float, typer.Option(help="Share of each target spread over all classes.")] = 0.0,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one.")] = None,
-    tracker: Annotated[
-        str | None, typer.Option(help="Log to tensorboard, or to another tracker that Accelerate knows.")
-    ] = None,
-    flip: Annotated[
-        bool | None,
-        typer.Option(
-            "--flip/--no-flip",
-            help="Mirror training pictures; by itself if the image trunk trains and no text speaks of left or right.",
-        ),
-    ] = None,
-    crop: Annotated[
-        bool | None, typer.Option("--crop/--no-crop", help="Cut training pictures at random; by itself likewise.")
-    ] = None,
-    colour: Annotated[
-        bool | None, typer.Option("--colour/--no-colour", help="Change their brightness and contrast; likewise.")
-    ] = None,
-    cache: Cache = True,
-    cache_dir: CacheDir = None,
-    modality_dropout: Annotated[
-        float | None, typer.Option(help="Chance that a training row loses one half.  [default: 0.3]")
-    ] = None,
-    precision: PrecisionOf = Precision.no,
-    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
-    workers: Workers = 0,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Read the rows one after another, of data too large to be loaded.")
-    ] = False,
-    shuffle_buffer: Annotated[
-        int, typer.Option(help="With --stream: rows that are held to change their order.")
-    ] = 1000,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest whole checkpoint.")
-    ] = False,
-    checkpoint_steps: Annotated[int, typer.Option(help="Steps from one checkpoint to the next; 0 counts none.")] = 0,
-    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes from one to the next; 0 uses no clock.")] = 15.0,
-    keep: Annotated[int, typer.Option(help="How many checkpoints stay.")] = 2,
-    skip_nonfinite: Annotated[
-        bool, typer.Option("--skip-nonfinite", help="Leave out steps whose loss is not finite, instead of stopping.")
-    ] = False,
-    processes: Processes = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Fine-tune on labelled pairs; keeps the best epoch's model in OUT/model and the record in OUT/run.json."""
-    with _reported(debug):
-        options: dict[str, Any] = {}
-        if unfreeze_image is not None:
-            options["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
-        size = None if image_size is None else _size(image_size)
-        architecture = {
-            "region_grid": region_grid,
-            "fusion": fusion and fusion.value,
-            "pattern": pattern and pattern.value,
-            "window": window,
-            "modality_gate": modality_gate,
-            "modality_dropout": modality_dropout,
-        }
-        from .launch import start, wanted
-
-        if (count := wanted(processes)) > 1:
-            raise typer.Exit(start(count, sys.argv[1:]))
-        from .train import train as run
-
-        record = run(
-            data,
-            out,
-            model=model,
-            image_encoder=image_encoder,
-            text_encoder=text_encoder,
-            image_weights=image_weights and image_weights.value,
-            image_size=size,
-            max_length=max_length,
-            image_column=image_column,
-            text_column=text_column,
-            label_column=label_column,
-            say=_remark(quiet or as_json),
-            quiet=quiet or as_json,
-            alignment_weight=alignment_weight,
-            architecture=architecture,
-            objective=objective.value,
-            epochs=epochs,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            learning_rate=learning_rate,
-            encoder_learning_rate=encoder_learning_rate,
-            unfreeze_text=_parts(unfreeze_text, "--unfreeze-text"),
-            unfreeze_at=unfreeze_at,
-            layer_decay=layer_decay,
-            class_weights=class_weights.value,
-            focal_gamma=focal_gamma,
-            label_smoothing=label_smoothing,
-            patience=patience,
-            tracker=tracker,
-            flip=flip,
-            crop=crop,
-            colour=colour,
-            cache=cache,
-            cache_dir=cache_dir,
-            precision=precision.value,
-            seed=seed,
-            workers=workers,
-            stream=stream,
-            shuffle_buffer=shuffle_buffer,
-            resume=resume,
-            checkpoint_steps=checkpoint_steps,
-            checkpoint_minutes=checkpoint_minutes,
-            keep=keep,
-            skip_nonfinite=skip_nonfinite,
-            processes=processes,
-            **options,
-        )
-        if as_json and _rank() == 0:
-            print(json.dumps(record))
-
-
-@app.command()
-def tune(
-    data: TrainingData,
-    out: Annotated[str, typer.Option(help="The sweep's folder; in the end its best run's, too.")],
-    trials: Annotated[int, typer.Option(help="Training runs, in all.")] = 20,
-    fusions: Annotated[
-        str | None, typer.Option(help="From which to choose, with commas: cross-modal,mlp.  [default: all]")
-    ] = None,
-    model: StartModel = None,
-    objective: ObjectiveOf = Objective.classify,
-    image_encoder: ImageEncoder = None,
-    text_encoder: TextEncoder = None,
-    image_weights: ImageWeightsOf = None,
-    image_size: ImageSize = None,
-    max_length: MaxLength = None,
-    image_column: ImageColumn = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    epochs: Epochs = 5,
-    batch_size: GlobalBatchSize = 64,
-    accumulate: Accumulate = 1,
-    learning_rate: Annotated[float | None, typer.Option(help="Fixes it.  [default: searched]")] = None,
-    encoder_learning_rate: Annotated[float | None, typer.Option(help="Likewise.")] = None,
-    unfreeze_image: Annotated[
-        str | None,
-        typer.Option(help="Fixes which parts of the image trunk train: a number or all.  [default: searched]"),
-    ] = None,
-    unfreeze_text: Annotated[str | None, typer.Option(help="Likewise of the text trunk.")] = None,
-    class_weights: ClassWeightsOf = ClassWeights.none,
-    precision: PrecisionOf = Precision.no,
-    seed: Annotated[int, typer.Option(help="Of what is tried, and of each run.")] = 0,
-    workers: Workers = 0,
-    cache: Cache = True,
-    cache_dir: CacheDir = None,
-    processes: Processes = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the sweep in OUT; with more --trials if you like.")
-    ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Search learning rates, fusion and frozen parts: train many times, keep the best model in OUT/model.
-
-    What an option fixes is not searched. OUT/trials.csv and OUT/trials.png show all trials.
-    """
-    with _reported(debug):
-        given: dict[str, Any] = {
-            "model": model,
-            "objective": objective.value,
-            "image_encoder": image_encoder,
-            "text_encoder": text_encoder,
-            "image_weights": image_weights and image_weights.value,
-            "image_size": None if image_size is None else _size(image_size),
-            "max_length": max_length,
-            "image_column": image_column,
-            "text_column": text_column,
-            "label_column": label_column,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "accumulate": accumulate,
-            "learning_rate": learning_rate,
-            "encoder_learning_rate": encoder_learning_rate,
-            "class_weights": class_weights.value,
-            "precision": precision.value,
-            "seed": seed,
-            "workers": workers,
-            "cache": cache,
-            "cache_dir": cache_dir,
-        }
-        if unfreeze_image is not None:
-            given["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
-        if unfreeze_text is not None:
-            given["unfreeze_text"] = _parts(unfreeze_text, "--unfreeze-text")
-        from .launch import start, wanted
-
-        if (count := wanted(processes)) > 1:
-            raise typer.Exit(start(count, sys.argv[1:]))
-        from .tune import tune as run
-        from .tune_report import sweep_text
-
-        found = run(
-            data,
-            out,
-            trials=trials,
-            fusions=None if fusions is None else [name.strip() for name in fusions.split(",")],
-            say=_remark(quiet or as_json),
-            quiet=quiet or as_json,
-            resume=resume,
-            processes=processes,
-            **given,
-        )
-        if _rank() == 0:
-            print(json.dumps(found) if as_json else f"{sweep_text(found)}\n{_train_command(data, found['options'])}")
+app.command()(train)
+app.command()(tune)
 
 
 @app.command()
@@ -467,7 +176,7 @@ def evaluate(
 
     The split is test if there are several.
     """
-    with _reported(debug):
+    with reported(debug):
         from .evaluate import evaluate as run
         from .shown import evaluation_text
 
@@ -508,7 +217,7 @@ def check(
     that training rows lack, one label for all rows, or one row for each label and no validation
     split. All else is a warning, and the exit code 0.
     """
-    with _reported(debug):
+    with reported(debug):
         from .check import check as run
         from .check_report import report
         from .tables import to_json
@@ -557,7 +266,7 @@ def rank(
     debug: Debug = False,
 ) -> None:
     """Rank texts for an image, images for a text, or measure both on a table."""
-    with _reported(debug):
+    with reported(debug):
         asked = [name for name, value in (("--image", image), ("--text", text), ("--data", data)) if value is not None]
         if len(asked) != 1:
             raise ValueError(
@@ -604,7 +313,7 @@ def info(
     debug: Debug = False,
 ) -> None:
     """Show the versions in use and the devices: what to put into a bug report. Or the feature cache."""
-    with _reported(debug):
+    with reported(debug):
         if cache:
             from .features import cache_folder, cached_encoders, clear_cache
             from .shown import cache_text
@@ -647,38 +356,6 @@ def main() -> None:
         sys.exit(0)
 
 
-@contextlib.contextmanager
-def _reported(debug: bool) -> Iterator[None]:
-    """Turn an error that a user can mend into one line and exit code 1; show it whole if `debug`."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        if debug:
-            raise
-        who = ""
-        # mostly all processes fail alike: once the main one has said so, their launcher ends the others; a lost
-        # connection is told after a while and with the process by itself (`Pulse`)
-        if _rank() and not isinstance(error, ConnectionError):
-            time.sleep(_HEAD_START)
-            who = f"process {_rank()}: "
-        print(f"diptych: {who}{' '.join(str(error).split())}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt as interrupt:  # a run that saved itself says what and how to go on
-        if debug:
-            raise
-        told, code = str(interrupt), getattr(interrupt, "code", 130)
-        if told or (code == 130 and not _rank()):
-            print(f"diptych: {told or 'interrupted'}", file=sys.stderr)
-        raise typer.Exit(code) from None
-
-
-def _rank() -> int:
-    """Which of several processes this is; 0 is the main one, which speaks."""
-    return int(os.environ.get("RANK") or 0)
-
-
 def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | Path, as_json: bool) -> None:
     from .rows import Columns, read_pair
 
@@ -699,48 +376,6 @@ def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:
         return model
     from .build import SHIPPED_MODEL
 
-    silent = quiet or os.environ.get("RANK", "0") != "0"  # of several processes the first speaks
-    _remark(silent)(
-        "no --model: using the shipped Scenes model (is the sentence true of a drawing of coloured shapes?)"
-    )
+    silent = quiet or process_rank() > 0  # of several processes the first speaks
+    remark(silent)("no --model: using the shipped Scenes model (is the sentence true of a drawing of coloured shapes?)")
     return SHIPPED_MODEL
-
-
-def _remark(quiet: bool) -> Any:
-    """Say something beside the results: on standard error, or nowhere."""
-    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))
-
-
-def _size(size: str) -> tuple[int, int]:
-    height, _, width = size.lower().partition("x")
-    if not height.isdigit() or (width and not width.isdigit()):
-        raise ValueError(f"--image-size is {size!r}; give HEIGHTxWIDTH in pixels, such as 80x60, or one number")
-    return int(height), int(width or height)
-
-
-def _train_command(data: str, options: dict[str, Any]) -> str:
-    """The command that trains with `options`; those that are as the command has them by itself are left out."""
-    options = {**options, **options.get("architecture", {})}
-    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
-    words = ["diptych", "train", data, "--out", "OUT"]
-    for name, value in options.items():
-        if name == "image_size" and value is not None:
-            value = "x".join(map(str, value))
-        elif name.startswith("unfreeze_"):
-            value = "all" if value is None else str(value)
-        option = name.replace("_", "-")
-        if name != "architecture" and value is not None and value != defaults[name]:
-            words += (
-                [f"--{option}" if value else f"--no-{option}"]
-                if isinstance(value, bool)
-                else [f"--{option}", str(value)]
-            )
-    return shlex.join(words)
-
-
-def _parts(count: str, option: str) -> int | None:
-    if count == "all":
-        return None
-    if not count.isdigit():
-        raise ValueError(f"{option} is {count!r}; give a number of parts, or all")
-    return int(count)

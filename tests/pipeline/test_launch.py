@@ -158,14 +158,15 @@ def test_what_both_processes_find_wrong_is_said_once(folder):
 
 ONE_FAILS = """
 import os
-from diptych.pipeline import cli, train
+from diptych.pipeline import terminal, train
+from diptych.pipeline.cli import main
 
 def broken(*arguments, **options):
     if os.environ["RANK"] == "1":
         raise ValueError("only here")
 
-train.quick_check, cli._HEAD_START = broken, 1
-cli.main()
+train.quick_check, terminal.HEAD_START = broken, 1
+main()
 """
 
 

@@ -70,7 +70,9 @@ class DiptychModel(PreTrainedModel):
 
     def __init__(self, config: DiptychConfig) -> None:
         super().__init__(config)
-        self.image_encoder = ResNetEncoder(config.image_encoder, dim=config.hidden_size, region_grid=config.region_grid)
+        self.image_encoder = ResNetEncoder(
+            config.image_encoder, dim=config.hidden_size, region_grid=config.region_grid or 0
+        )
         self.text_encoder = BertEncoder(config.text_config, dim=config.hidden_size)
         self.null_tokens = NullTokens(config.hidden_size, dropout=config.modality_dropout)
         self.fusion = build_fusion(config)

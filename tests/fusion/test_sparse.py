@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from diptych.fusion import sparse
-from diptych.fusion.sparse import flex_sparse_attention, sparse_attention, visible_pairs
+from diptych.fusion import sparse, sparse_flex
+from diptych.fusion.sparse import sparse_attention, visible_pairs
+from diptych.fusion.sparse_flex import flex_sparse_attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -167,7 +168,7 @@ def test_the_flex_form_is_equal_over_several_of_its_blocks():
 def test_the_flex_form_skips_the_blocks_far_from_the_window():
     real = torch.ones(1, 1280, dtype=torch.bool)
     rank = real.cumsum(dim=1)
-    blocks = sparse._block_mask(lambda row, head, i, j: i == j, real, torch.zeros_like(real), rank, 100)
+    blocks = sparse_flex._block_mask(lambda row, head, i, j: i == j, real, torch.zeros_like(real), rank, 100)
     assert blocks.kv_num_blocks.flatten().tolist() == [2, *[3] * 8, 2]
 
 

@@ -25,16 +25,18 @@ class BertEncoder(Encoder):
         config: What builds the trunk: BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA, MiniLM, MPNet and
             their kin. Weights are random; `from_pretrained` loads learned ones.
         dim: Width of the tokens.
+        pool: Whether a text is one token, of the mean over its words: for fusions that read no more of it.
 
     Raises:
         ValueError: `config` is of no such model.
     """
 
-    def __init__(self, config: PreTrainedConfig, *, dim: int = 512) -> None:
+    def __init__(self, config: PreTrainedConfig, *, dim: int = 512, pool: bool = False) -> None:
         _require_bert_family(config)
         # float(): a checkpoint of half precision would be built in half precision
         super().__init__(AutoModel.from_config(config, **_without_pooler(config)).float(), pretrained=False)
         self.trunk: PreTrainedModel
+        self.pool = pool
         self.width: int = config.hidden_size
         self.projection = nn.Sequential(nn.Linear(self.width, dim), nn.LayerNorm(dim))
 
@@ -89,12 +91,18 @@ class BertEncoder(Encoder):
         return list(parts)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Last hidden states, (batch, words, width), from (batch, words) ids and a mask with 1 for real words."""
+        """Last hidden states, (batch, words, width), from (batch, words) ids and a mask with 1 for real words.
+
+        With `pool` their mean over the real words, (batch, 1, width).
+        """
         states: Tensor = self.trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pool:  # before the projection, which then passes over one vector, and one is kept of a text
+            real = attention_mask.unsqueeze(-1).to(states.dtype)
+            states = (states * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
         return states
 
     def project(self, features: Tensor, attention_mask: Tensor, present: Tensor) -> Tokens:
-        """Tokens (batch, words, dim) from what `encode` gives, (batch, words, width)."""
+        """Tokens (batch, words, dim) from what `encode` gives, (batch, words, width); one word where it pools."""
         mask = attention_mask[:, : features.shape[1]].bool()
         features = features.to(next(self.projection.parameters()).dtype)  # kept features are of half precision
         return Tokens(self.projection(features), mask, present)
@@ -107,7 +115,7 @@ class BertEncoder(Encoder):
         *,
         features: Tensor | None = None,
     ) -> Tokens:
-        """Word tokens (batch, words, dim) from (batch, words) ids.
+        """Word tokens (batch, words, dim) from (batch, words) ids; (batch, 1, dim) with `pool`.
 
         Args:
             input_ids: Real words first, padding last. Not read if `features` are given.

@@ -75,7 +75,8 @@ def encode(
 
 
 def make_heads(trunks: DiptychModel, names: list[str], **fields: Any) -> DiptychModel:
-    """A model for the features of `trunks`, everything in it random."""
+    """A model for the features of `trunks`, of as many regions and words, everything in it random."""
+    fields = {"region_grid": trunks.config.region_grid, "pool_words": trunks.config.pool_words} | fields
     return DiptychModel(
         DiptychConfig(
             image_encoder=trunks.config.image_encoder,

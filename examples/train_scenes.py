@@ -44,6 +44,7 @@ TRAIN_SEED, TEST_SEED = 1, 20_000
 CURRICULUM = ((0.08, (1, 0, 0, 0)), (0.16, (1, 2, 0, 0)), (1.0, (1, 1, 3, 3)))
 SIZES = {
     "region_grid": 0,
+    "pool_words": False,
     "fusion_layers": 2,
     "fusion_heads": 4,
     "fusion_hidden_size": 256,

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .packing import Packing
+
 
 class Attention(nn.Module):
     """Scaled dot-product attention with several heads (Vaswani et al., 2017), over the real keys.
@@ -35,6 +37,7 @@ class Attention(nn.Module):
         keys: Tensor,
         key_mask: Tensor,
         *,
+        packing: tuple[Packing, Packing] | None = None,
         score_bias: Tensor | None = None,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -44,6 +47,7 @@ class Attention(nn.Module):
             queries: (batch, queries, dim).
             keys: (batch, keys, dim).
             key_mask: (batch, keys), True = a real key; at least one in each row.
+            packing: By which queries and keys are packed, if they are; what comes out is packed as the queries.
             score_bias: (batch, queries, keys), added to the scores of every head; -inf hides a key
                 from a query, which must be left with at least one.
             return_weights: Whether to give the attention weights as well (slower).
@@ -52,7 +56,10 @@ class Attention(nn.Module):
             (batch, queries, dim), and the weights (batch, heads, queries, keys): each row sums to
             1 over the keys, padded keys get exactly 0. None unless asked for.
         """
-        query, key, value = self._split(self.query(queries)), self._split(self.key(keys)), self._split(self.value(keys))
+        query, key, value = self.query(queries), self.key(keys), self.value(keys)
+        if packing is not None:
+            query, key, value = packing[0].pad(query), packing[1].pad(key), packing[1].pad(value)
+        query, key, value = self._split(query), self._split(key), self._split(value)
         mask = key_mask[:, None, None, :]  # the same for every head and query
         if score_bias is not None:
             mask = score_bias.unsqueeze(1).masked_fill(~mask, float("-inf"))
@@ -65,7 +72,8 @@ class Attention(nn.Module):
             seen = F.dropout(weights, dropout) @ value
         else:
             seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        return self.out(seen.transpose(1, 2).flatten(2)), weights
+        seen = seen.transpose(1, 2).flatten(2)  # (batch, queries, dim)
+        return self.out(seen if packing is None else packing[0].pack(seen)), weights
 
     def _split(self, states: Tensor) -> Tensor:
         """(batch, tokens, dim) to (batch, heads, tokens, dim / heads)."""

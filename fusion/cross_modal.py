@@ -11,6 +11,7 @@ from ..encoders.tokens import Tokens
 from .attention import Attention, AttentionPool, feed_forward
 from .fused import Fused
 from .gate import attention_gates, modality_gate
+from .packing import Packing
 
 
 class CrossModalFusion(nn.Module):
@@ -100,12 +101,19 @@ class CrossModalBlock(nn.Module):
             gates: How strongly the image and the text are let in, (batch, 1, 1) each.
             return_maps: Whether to give the weights (batch, heads, queries, keys).
         """
-        image_gate, text_gate = gates
-        regions, words = self.norm_image(image.states), self.norm_text(text.states)
-        of_image, text_map = self.text_to_image(words, regions, image.mask, return_weights=return_maps)
-        of_text, image_map = self.image_to_text(regions, words, text.mask, return_weights=return_maps)
-        text_states = text.states + image_gate * of_image
-        image_states = image.states + text_gate * of_text
-        text_states = text_states + self.text_feed_forward(text_states)
-        image_states = image_states + self.image_feed_forward(image_states)
+        of_regions, of_words = Packing(image.mask), Packing(text.mask)
+        image_states, text_states = of_regions.pack(image.states), of_words.pack(text.states)
+        text_gate = of_regions.pack(gates[1].expand(-1, image.mask.shape[1], 1))
+        image_gate = of_words.pack(gates[0].expand(-1, text.mask.shape[1], 1))
+        regions, words = self.norm_image(image_states), self.norm_text(text_states)
+        of_image, text_map = self.text_to_image(
+            words, regions, image.mask, packing=(of_words, of_regions), return_weights=return_maps
+        )
+        of_text, image_map = self.image_to_text(
+            regions, words, text.mask, packing=(of_regions, of_words), return_weights=return_maps
+        )
+        text_states = text_states + image_gate * of_image
+        image_states = image_states + text_gate * of_text
+        text_states = of_words.pad(text_states + self.text_feed_forward(text_states))
+        image_states = of_regions.pad(image_states + self.image_feed_forward(image_states))
         return replace(image, states=image_states), replace(text, states=text_states), image_map, text_map

@@ -55,7 +55,7 @@ def train(
     max_length: MaxLength = None,
     region_grid: Annotated[
         int | None,
-        typer.Option(help="Regions of a picture to a side at most; 0 is what the ResNet gives.  [default: 4]"),
+        typer.Option(help="Regions of a picture to a side at most; 0: the ResNet's own.  [default: 4; concat, mlp: 1]"),
     ] = None,
     fusion: Annotated[
         Fusion | None, typer.Option(help="How both halves come together.  [default: cross-modal]")

@@ -26,13 +26,16 @@ class DiptychConfig(PreTrainedConfig):
     Attributes:
         image_encoder: One of `diptych.encoders.IMAGE_ENCODERS`.
         text_config: Configuration of the BERT-family trunk, as a dict or a transformers config.
-        region_grid: Regions of an image to a side at most; 0 is the trunk's own grid. By default 4; models of
-            formats 1 and 2 have their trunk's own.
+        region_grid: Regions of an image to a side at most; 0 is the trunk's own grid. By default 4, and 1 for
+            `concat` and `mlp`, which read no more than a mean; models of formats 1 and 2 have their trunk's own.
+        pool_words: Whether the words of a text are averaged before the projection. By default only for `concat`
+            and `mlp`; models of formats 1 and 2 average them after it.
         hidden_size: Width of the tokens that both encoders give.
         fusion: One of `FUSIONS`.
         fusion_layers: Blocks of the cross-modal and the self-attention fusion.
         fusion_heads: Attention heads.
-        fusion_hidden_size: Width of the fusion's feed-forward layers, and of the bilinear products.
+        fusion_hidden_size: Width of the fusion's feed-forward layers, and of the bilinear products. By default 512
+            for `cross-modal`, else 1024, as models of formats 1 and 2 have.
         glimpses: Maps of the bilinear fusion.
         pattern: Which tokens see each other in the self-attention fusion, one of `fusion.PATTERNS`.
         window: Real tokens to each side that a sliding window shows.
@@ -59,11 +62,12 @@ class DiptychConfig(PreTrainedConfig):
     image_encoder: str = "resnet50"
     text_config: Any = None
     region_grid: int | None = None
+    pool_words: bool | None = None
     hidden_size: int = 512
     fusion: str = "cross-modal"
     fusion_layers: int = 2
     fusion_heads: int = 8
-    fusion_hidden_size: int = 1024
+    fusion_hidden_size: int | None = None
     glimpses: int = 4
     pattern: str = "dense"
     window: int = 128
@@ -94,8 +98,13 @@ class DiptychConfig(PreTrainedConfig):
             raise ValueError(f"unknown fusion {self.fusion!r}; choose one of {', '.join(FUSIONS)}")
         if self.modality_gate is None:  # `mlp` had none in format 1
             self.modality_gate = self.fusion != "concat" and (self.fusion, self.format_version) != ("mlp", 1)
+        pooled = self.fusion in ("concat", "mlp")  # they read the mean of an image's regions, and of a text's words
         if self.region_grid is None:
-            self.region_grid = 4 if self.format_version > 2 else 0
+            self.region_grid = (1 if pooled else 4) if self.format_version > 2 else 0
+        if self.pool_words is None:
+            self.pool_words = pooled and self.format_version > 2
+        if self.fusion_hidden_size is None:
+            self.fusion_hidden_size = 512 if self.fusion == "cross-modal" and self.format_version > 2 else 1024
         self.format_version = FORMAT_VERSION
         check_pattern(self.pattern, self.window, tuple(self.global_tokens))
         if self.pattern != "dense" and self.fusion != "self-attention":

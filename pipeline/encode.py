@@ -168,24 +168,27 @@ def encode_texts(
     encoder = model.text_encoder
     facts = {name: value for name, value in encoder.trunk.config.to_dict().items() if name not in _NO_WEIGHT}
     about = {"encoder": f"{facts.get('model_type')}, {facts.get('num_hidden_layers')} layers of {encoder.width}"}
-    store = FeatureStore(folder, trunk_key(encoder.trunk, **facts), width=encoder.width, about=about, say=say)
+    if encoder.pool:
+        about["encoder"] += ", mean over the words"
+    key = trunk_key(encoder.trunk, text=facts, pool=encoder.pool)
+    store = FeatureStore(folder, key, width=encoder.width, about=about, say=say)
     pad = processor.tokenizer.pad_token_id or 0
 
     def encode(share: list[_Found]) -> Iterator[tuple[bytes, Tensor | Problem]]:
-        share = sorted(share, key=lambda one: one.tokens)  # equal lengths together: nearly nothing is padded
+        share = sorted(share, key=lambda one: len(one.pieces))  # equal lengths together: nearly nothing is padded
         for start in range(0, len(share), _BATCH):
             here = share[start : start + _BATCH]
-            sizes = torch.tensor([one.tokens for one in here])
+            sizes = torch.tensor([len(one.pieces) // 4 for one in here])  # in words
             ids = np.full((len(here), int(sizes.max())), pad, dtype=np.int64)
             for row, one in zip(ids, here, strict=True):
-                row[: one.tokens] = np.frombuffer(one.pieces, dtype=np.int32)
+                row[: len(one.pieces) // 4] = np.frombuffer(one.pieces, dtype=np.int32)
             mask = (torch.arange(ids.shape[1]) < sizes.unsqueeze(1)).long()
             states = encoder.encode(
                 torch.from_numpy(ids).to(model.device), mask.to(model.device)
-            )  # (batch, words, width)
-            yield from ((one.item, own[:size]) for one, own, size in zip(here, states, sizes, strict=True))
+            )  # (batch, words, width), or (batch, 1, width)
+            yield from ((one.item, own[: one.tokens]) for one, own in zip(here, states, strict=True))
 
-    found = _of_all_processes(wanted, lambda part, rows: _text_items(part, rows, wanted[part], processor))
+    found = _of_all_processes(wanted, lambda part, rows: _text_items(part, rows, wanted[part], processor, encoder.pool))
     bad = _complete(store, found, encode, "text", say, quiet)
     if bad is None:
         return None
@@ -216,7 +219,9 @@ def _image_items(part: int, rows: Sequence[int], of: RowsToEncode, tokens: int) 
             yield _Found(part, row, item, tokens, _number(item))
 
 
-def _text_items(part: int, rows: Sequence[int], of: RowsToEncode, processor: DiptychProcessor) -> Iterator[_Found]:
+def _text_items(
+    part: int, rows: Sequence[int], of: RowsToEncode, processor: DiptychProcessor, pool: bool
+) -> Iterator[_Found]:
     for start in range(0, len(rows), 1024):
         here = rows[start : start + 1024]
         read: list[tuple[str | None, Problem | None]] = []
@@ -231,7 +236,8 @@ def _text_items(part: int, rows: Sequence[int], of: RowsToEncode, processor: Dip
                 yield _Found(part, row, b"", 0, _NOTHING, problem)
             else:
                 ids = np.array(next(pieces), dtype=np.int32).tobytes()
-                yield _Found(part, row, item_id(ids), len(ids) // 4, _number(item_id(text.encode())), None, ids)
+                tokens = 1 if pool else len(ids) // 4
+                yield _Found(part, row, item_id(ids), tokens, _number(item_id(text.encode())), None, ids)
 
 
 def _number(item: bytes) -> int:

@@ -73,7 +73,7 @@ class DiptychModel(PreTrainedModel):
         self.image_encoder = ResNetEncoder(
             config.image_encoder, dim=config.hidden_size, region_grid=config.region_grid or 0
         )
-        self.text_encoder = BertEncoder(config.text_config, dim=config.hidden_size)
+        self.text_encoder = BertEncoder(config.text_config, dim=config.hidden_size, pool=bool(config.pool_words))
         self.null_tokens = NullTokens(config.hidden_size, dropout=config.modality_dropout)
         self.fusion = build_fusion(config)
         self.head = nn.Linear(self.fusion.out_dim, config.num_labels) if config.num_labels else None

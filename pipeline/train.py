@@ -186,6 +186,8 @@ def train(
     say(f"model: {total / 1e6:.1f} M parameters, {training / 1e6:.1f} M of them train")
 
     cache = cache_folder(cache_dir) if config.cache and isinstance(rows, TableRows) else None
+    if config.cache and isinstance(rows, StreamRows) and (network.image_encoder.frozen or network.text_encoder.frozen):
+        say("features: of a stream they are not kept, so a frozen trunk encodes its rows in every epoch")
     fit = Fit(network, processor, config, folder / "model", cache=cache, say=say, quiet=quiet)
     identity = identity_of(config, network, processor, training_set, validation_set, columns=str(columns), **changes)
     earlier = read_record(folder) if resume else {}

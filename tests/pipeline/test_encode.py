@@ -98,6 +98,27 @@ def test_texts_are_what_the_trunk_gives(model, table, tmp_path):
     assert found.ids[0] == found.ids[3] != found.ids[5]
 
 
+def test_pooled_texts_are_one_vector_each_and_no_others_are_met(model, text_folder, table, tmp_path):
+    network, processor = model
+    texts(model, table, tmp_path)
+    pooled, _ = build_tiny(text_folder, fusion="mlp")
+    pooled.text_encoder.copy_trunk(network.text_encoder)
+    found = texts((pooled.eval(), processor), table, tmp_path)
+    assert items(tmp_path) == 2
+    assert set(found.places.length.tolist()) == {0, 1}
+    words = processor.tokenize(TEXTS)
+    states = network.text_encoder.encode(words["input_ids"], words["attention_mask"])
+    batch = found.batch(list(range(8)))
+    assert batch["text_features"].shape[1:] == batch["attention_mask"].shape[1:] + (pooled.text_encoder.width,)
+    assert batch["attention_mask"][:, 0].tolist() == batch["text_present"].tolist()
+    for row in batch["text_present"].nonzero()[:, 0].tolist():
+        expected = states[row, words["attention_mask"][row].bool()].mean(dim=0)
+        torch.testing.assert_close(batch["text_features"][row, 0].float(), expected, atol=2e-3, rtol=2e-3)
+    images_ = processor.image_processor([picture("red")] * 8)
+    cached = pooled(**images_, **batch).logits
+    torch.testing.assert_close(cached, pooled(**images_, **words).logits, atol=1e-2, rtol=0)
+
+
 def test_equal_contents_are_encoded_once_and_known_ones_not_again(model, table, tmp_path, monkeypatch):
     network, _ = model
     seen: dict[str, list[int]] = {"image": [], "text": []}

@@ -184,7 +184,7 @@ def products_stage(out: Path, data: Path, text_encoder: str, runs: slice) -> Non
 
     def run(choice: Choice, seed: int, column: str) -> Result:
         torch.manual_seed(seed)
-        sizes = {"hidden_size": 256, "fusion_hidden_size": 512}
+        sizes = {"hidden_size": 256, "fusion_hidden_size": 512, "region_grid": 0, "pool_words": False}
         model = make_heads(trunks, names[column], **(sizes | choice.fields))
         seconds = train_heads(
             model, features["train"], features["train"].labels[column], epochs=EPOCHS, only=choice.only

@@ -63,7 +63,7 @@ class Encoders:
         return self._images.encode(pixel_values)
 
     def encode_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Features of the words, (batch, words, width), of (batch, words) ids and their mask."""
+        """Features of the words, (batch, words, width), of ids (batch, words) and their mask; of one, if pooled."""
         return self._texts.encode(input_ids, attention_mask)
 
 

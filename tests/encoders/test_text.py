@@ -50,6 +50,23 @@ def test_a_sentence_becomes_one_token_for_each_word_piece(family):
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_a_pooled_sentence_is_the_mean_of_its_real_words(family):
+    torch.manual_seed(0)
+    encoder, pooled = (BertEncoder(tiny_config(family), dim=24, pool=pool).eval() for pool in (False, True))
+    pooled.load_state_dict(encoder.state_dict())
+    ids, mask = words(3, 5), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+    there = torch.tensor([True, True, False])
+    with torch.no_grad():
+        states, tokens = encoder.encode(ids, mask), pooled(ids, mask, there)
+        for row, count in enumerate((3, 5)):
+            expected = encoder.projection(states[row, :count].mean(dim=0))
+            torch.testing.assert_close(tokens.states[row, 0], expected, atol=1e-5, rtol=1e-5)
+    assert tokens.states.shape == (3, 1, 24)
+    assert tokens.mask.tolist() == [[True]] * 3
+    assert tokens.present.tolist() == there.tolist()
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_padding_does_not_change_the_tokens_of_real_words(family):
     torch.manual_seed(0)
     encoder = BertEncoder(tiny_config(family), dim=DIM).eval()

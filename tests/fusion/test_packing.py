@@ -44,10 +44,10 @@ def test_a_fusion_gives_the_same_with_and_without(images, seed):
         with pytest.MonkeyPatch.context() as patch:
             if not moves:
                 patch.setattr(packing.torch.compiler, "is_compiling", lambda: True)
-            fused = fusion(
-                replace(image, states=states[0]), replace(text, states=states[1]), return_attentions=True
-            )
-        gradients = torch.autograd.grad(fused.features.square().sum(), [*states, *fusion.parameters()], allow_unused=True)
+            fused = fusion(replace(image, states=states[0]), replace(text, states=states[1]), return_attentions=True)
+        gradients = torch.autograd.grad(
+            fused.features.square().sum(), [*states, *fusion.parameters()], allow_unused=True
+        )
         maps = [m * image.mask[:, None, None, :, None] for m in [fused.attentions["image_to_text"]]]
         maps += [m * text.mask[:, None, None, :, None] for m in [fused.attentions["text_to_image"]]]
         results.append([fused.features, *maps, *(g for g in gradients if g is not None)])

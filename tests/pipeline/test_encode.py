@@ -109,7 +109,7 @@ def test_pooled_texts_are_one_vector_each_and_no_others_are_met(model, text_fold
     words = processor.tokenize(TEXTS)
     states = network.text_encoder.encode(words["input_ids"], words["attention_mask"])
     batch = found.batch(list(range(8)))
-    assert batch["text_features"].shape[1:] == batch["attention_mask"].shape[1:] + (pooled.text_encoder.width,)
+    assert batch["text_features"].shape[1:] == (*batch["attention_mask"].shape[1:], pooled.text_encoder.width)
     assert batch["attention_mask"][:, 0].tolist() == batch["text_present"].tolist()
     for row in batch["text_present"].nonzero()[:, 0].tolist():
         expected = states[row, words["attention_mask"][row].bool()].mean(dim=0)

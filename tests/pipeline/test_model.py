@@ -286,6 +286,21 @@ def test_transformers_auto_classes_find_it(tiny, tmp_path):
     torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("fusion", ["concat", "mlp"])
+def test_words_are_averaged_before_or_after_the_projection(fusion, text_folder):
+    models = []
+    for pool in (True, False):
+        torch.manual_seed(0)
+        model, processor = build_tiny(text_folder, fusion=fusion, pool_words=pool)
+        models.append(model.eval())
+    batch = processor([picture("red")] * 3, ["a red shirt", "a", None])
+    found, after = (model(**batch).logits for model in models)
+    assert (found - after)[0].abs().max() > 1e-5
+    torch.testing.assert_close(found[2], after[2])  # no words
+    states = models[0].text_encoder.encode(batch["input_ids"], batch["attention_mask"])
+    torch.testing.assert_close(models[0](**batch | {"text_features": states}).logits, found)
+
+
 def test_the_tuple_form_holds_the_same(tiny):
     model, processor = tiny
     batch = batch_of(processor)

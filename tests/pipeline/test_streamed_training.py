@@ -123,6 +123,7 @@ def test_a_streamed_run_is_recorded_resumes_and_learns(pairs, text_folder, tmp_p
     assert record["rows"] == {"train": 64, "validation": 32}
     assert record["best"]["accuracy"] > 0.9
     assert any(line.startswith("streaming: one pass") for line in said)
+    assert "features: of a stream they are not kept, so a frozen trunk encodes its rows in every epoch" in said
 
     class Enough(Exception):
         pass

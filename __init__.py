@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .pipeline.train import train as train
     from .pipeline.tune import tune as tune
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {
     "BertEncoder": "encoders.text",

@@ -14,7 +14,7 @@ from diptych.pipeline.config import FORMAT_VERSION
 
 from ..conftest import build_tiny, picture
 
-SAVED = Path(__file__).parents[1] / "data" / "model-1"
+SAVED = Path(__file__).parents[1] / "data"
 
 
 def test_the_text_trunk_has_the_weights_of_its_folder(text_folder):
@@ -102,17 +102,19 @@ def test_a_new_head_keeps_everything_else(tiny, tmp_path):
     assert torch.equal(heir.fusion.pool_text.query, model.fusion.pool_text.query)
 
 
-def test_a_model_saved_by_format_1_loads_and_says_the_same():
-    model, processor = load_model(SAVED)
-    expected = json.loads((SAVED.parent / "model-1.json").read_text())
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_model_saved_by_an_earlier_format_loads_and_says_the_same(version):
+    model, processor = load_model(SAVED / f"model-{version}")
+    expected = json.loads((SAVED / f"model-{version}.json").read_text())
     batch = processor([picture("red"), picture("blue"), None], ["a red shirt", None, "a blue shoe"])
     logits = model(**batch).logits
     torch.testing.assert_close(logits, torch.tensor(expected["logits"]), atol=1e-4, rtol=0)
     assert model.config.labels == expected["labels"]
 
 
-def test_a_model_of_format_1_says_the_same_after_it_is_saved_again(tmp_path):
-    model, processor = load_model(SAVED)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_model_of_an_earlier_format_says_the_same_after_it_is_saved_again(tmp_path, version):
+    model, processor = load_model(SAVED / f"model-{version}")
     save_model(model, processor, tmp_path)
     batch = processor([picture("red"), None], ["a red shirt", "a blue shoe"])
     assert torch.equal(load_model(tmp_path)[0](**batch).logits, model(**batch).logits)

@@ -34,7 +34,8 @@ class DiptychConfig(PreTrainedConfig):
         fusion: One of `FUSIONS`.
         fusion_layers: Blocks of the cross-modal and the self-attention fusion.
         fusion_heads: Attention heads.
-        fusion_hidden_size: Width of the fusion's feed-forward layers, and of the bilinear products.
+        fusion_hidden_size: Width of the fusion's feed-forward layers, and of the bilinear products. By default 512
+            for `cross-modal`, else 1024, as models of formats 1 and 2 have.
         glimpses: Maps of the bilinear fusion.
         pattern: Which tokens see each other in the self-attention fusion, one of `fusion.PATTERNS`.
         window: Real tokens to each side that a sliding window shows.
@@ -66,7 +67,7 @@ class DiptychConfig(PreTrainedConfig):
     fusion: str = "cross-modal"
     fusion_layers: int = 2
     fusion_heads: int = 8
-    fusion_hidden_size: int = 1024
+    fusion_hidden_size: int | None = None
     glimpses: int = 4
     pattern: str = "dense"
     window: int = 128
@@ -102,6 +103,8 @@ class DiptychConfig(PreTrainedConfig):
             self.region_grid = (1 if pooled else 4) if self.format_version > 2 else 0
         if self.pool_words is None:
             self.pool_words = pooled and self.format_version > 2
+        if self.fusion_hidden_size is None:
+            self.fusion_hidden_size = 512 if self.fusion == "cross-modal" and self.format_version > 2 else 1024
         self.format_version = FORMAT_VERSION
         check_pattern(self.pattern, self.window, tuple(self.global_tokens))
         if self.pattern != "dense" and self.fusion != "self-attention":

@@ -283,7 +283,7 @@ def build_fusion(config: DiptychConfig) -> Fusion:
         return ConcatFusion(dim, heads=heads, dropout=dropout, gated=gated)
     if config.fusion == "mlp":
         return MLPFusion(dim, dropout=dropout, gated=gated)
-    hidden, layers = config.fusion_hidden_size, config.fusion_layers
+    hidden, layers = config.fusion_hidden_size or 0, config.fusion_layers
     if config.fusion == "bilinear":
         return BilinearFusion(
             dim, glimpses=config.glimpses, rank=hidden, heads=heads, hidden=hidden, dropout=dropout, gated=gated

@@ -39,8 +39,8 @@ from diptych.pipeline.processor import DiptychImageProcessor
 BATCH = 64
 HEADS: dict[str, dict[str, Any]] = {
     "cross-modal, default": {},
-    "cross-modal, feed-forward 512": {"fusion_hidden_size": 512},
-    "cross-modal, 7 x 7": {"region_grid": 0},
+    "cross-modal, feed-forward 1,024": {"fusion_hidden_size": 1024},
+    "cross-modal, 7 x 7": {"fusion_hidden_size": 1024, "region_grid": 0},
     "self-attention": {"fusion": "self-attention"},
     "bilinear": {"fusion": "bilinear"},
     "mlp": {"fusion": "mlp"},

@@ -75,7 +75,7 @@ def test_defaults_are_those_of_the_design():
     config = DiptychConfig()
     assert (config.image_encoder, config.hidden_size, config.fusion) == ("resnet50", 512, "cross-modal")
     assert (config.text_config.model_type, config.text_config.hidden_size) == ("bert", 768)
-    assert (config.region_grid, config.fusion_layers, config.fusion_hidden_size) == (4, 2, 1024)
+    assert (config.region_grid, config.fusion_layers, config.fusion_hidden_size) == (4, 2, 512)
     assert (config.pattern, config.global_tokens, config.alignment_weight) == ("dense", [0], 0.0)
     assert config.format_version == FORMAT_VERSION
 
@@ -126,7 +126,7 @@ def test_an_earlier_format_is_read_and_saved_in_this_one(saved, gate, tmp_path):
         config = DiptychConfig.from_pretrained(tmp_path)
         assert (config.fusion, config.modality_gate) == (saved["fusion"], gate)
         assert config.format_version == FORMAT_VERSION
-        assert (config.region_grid, config.pool_words) == (0, False)
+        assert (config.region_grid, config.pool_words, config.fusion_hidden_size) == (0, False, 1024)
         assert "unimodal" not in config.to_dict()
         config.save_pretrained(tmp_path)
 
@@ -145,6 +145,13 @@ def test_fusions_that_read_means_get_means_unless_it_is_said(fusion, tmp_path):
     DiptychConfig(fusion=fusion, region_grid=4, pool_words=not pooled).save_pretrained(tmp_path)
     again = DiptychConfig.from_pretrained(tmp_path)
     assert (again.region_grid, again.pool_words) == (4, not pooled)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_feed_forward_layers_of_new_cross_modal_models_are_as_wide_as_the_tokens(fusion, tmp_path):
+    assert DiptychConfig(fusion=fusion).fusion_hidden_size == (512 if fusion == "cross-modal" else 1024)
+    DiptychConfig(fusion=fusion, fusion_hidden_size=768).save_pretrained(tmp_path)
+    assert DiptychConfig.from_pretrained(tmp_path).fusion_hidden_size == 768
 
 
 @pytest.mark.parametrize("field", ["balance", "alignment_weight"])

@@ -133,11 +133,14 @@ class FeatureStore:
         lengths = places.length[rows]
         tokens = max(1, int(lengths.max(initial=0))) if tokens is None else tokens
         states = np.zeros((len(rows), tokens, self.width), dtype=np.float16)
-        for index, (chunk, start, length) in enumerate(
-            zip(places.chunk[rows].tolist(), places.start[rows].tolist(), lengths.tolist(), strict=True)
-        ):
-            if chunk >= 0:
-                states[index, :length] = self._chunk(chunk)[start : start + length]
+        chunks, starts = places.chunk[rows], places.start[rows]
+        for number in np.unique(chunks[chunks >= 0]).tolist():
+            here, chunk = np.flatnonzero(chunks == number), self._chunk(number)
+            if tokens == 1:  # a vector of each: in one go
+                states[here, 0] = chunk[starts[here]]
+                continue
+            for index, start, length in zip(here, starts[here].tolist(), lengths[here].tolist(), strict=True):
+                states[index, :length] = chunk[start : start + length]
         return torch.from_numpy(states), torch.from_numpy(lengths.astype(np.int64))
 
     def _chunk(self, number: int) -> np.ndarray:

@@ -12,6 +12,7 @@ random, so that any number of processes may write at once.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -156,8 +157,9 @@ class FeatureStore:
             facts = self.about | {"width": self.width, "diptych": __version__}
             write_whole(about, (json.dumps(facts, indent=2, default=str) + "\n").encode())
         for left in self.folder.glob(".*"):
-            if time.time() - left.stat().st_mtime > _LEFT_OVER:
-                left.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # of another process, which has just put it in its place
+                if time.time() - left.stat().st_mtime > _LEFT_OVER:
+                    left.unlink()
         return ChunkWriter(self.folder, self.width)
 
 
@@ -274,7 +276,10 @@ def cached_encoders(folder: Path) -> list[dict[str, Any]]:
             about = dict(json.loads((place / "encoder.json").read_text(encoding="utf-8")))
         except (OSError, ValueError):
             about["encoder"] = "unknown"
-        files = [(path, path.stat()) for path in place.iterdir() if path.is_file()]
+        files = []
+        for path in place.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # a run is writing here at this moment
+                files.append((path, path.stat()))
         changed = max((stat.st_mtime for _, stat in files), default=place.stat().st_mtime)
         items = sum(_count(path) for path, _ in files if path.suffix == ".safetensors")
         size = sum(stat.st_size for _, stat in files)

@@ -202,9 +202,10 @@ def _into_parts(
             parts.end(record | {"rows": rows, "counts": counts})
         except (ValueError, OSError) as error:
             check(now=True)
-            if team.is_first_to_fail():
+            first = team.is_first_to_fail()
+            if first and team.main:
                 raise
-            raise Interrupted("", 1) from error
+            raise Interrupted(str(error) if first else "", 1) from error  # said at once: nobody else will say it
     return counts
 
 

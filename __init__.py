@@ -16,35 +16,35 @@ if TYPE_CHECKING:
     from .encoders.image import ResNetEncoder as ResNetEncoder
     from .encoders.text import BertEncoder as BertEncoder
     from .encoders.tokens import Tokens as Tokens
-    from .pipeline.build import build_model as build_model
-    from .pipeline.build import load_model as load_model
-    from .pipeline.check import check as check
-    from .pipeline.classify import ImageTextClassifier as ImageTextClassifier
-    from .pipeline.config import DiptychConfig as DiptychConfig
-    from .pipeline.evaluate import evaluate as evaluate
-    from .pipeline.model import DiptychModel as DiptychModel
-    from .pipeline.processor import DiptychProcessor as DiptychProcessor
-    from .pipeline.scenes import make_scenes as make_scenes
-    from .pipeline.train import train as train
-    from .pipeline.tune import tune as tune
+    from .pipeline.check.check import check as check
+    from .pipeline.demo.scenes import make_scenes as make_scenes
+    from .pipeline.evaluation.evaluate import evaluate as evaluate
+    from .pipeline.inference.classifier import ImageTextClassifier as ImageTextClassifier
+    from .pipeline.model.build import build_model as build_model
+    from .pipeline.model.build import load_model as load_model
+    from .pipeline.model.config import DiptychConfig as DiptychConfig
+    from .pipeline.model.model import DiptychModel as DiptychModel
+    from .pipeline.model.processor import DiptychProcessor as DiptychProcessor
+    from .pipeline.training.train import train as train
+    from .pipeline.tuning.tune import tune as tune
 
 __version__ = "0.3.0"
 
 _HOMES = {
     "BertEncoder": "encoders.text",
-    "DiptychConfig": "pipeline.config",
-    "DiptychModel": "pipeline.model",
-    "DiptychProcessor": "pipeline.processor",
-    "ImageTextClassifier": "pipeline.classify",
+    "DiptychConfig": "pipeline.model.config",
+    "DiptychModel": "pipeline.model.model",
+    "DiptychProcessor": "pipeline.model.processor",
+    "ImageTextClassifier": "pipeline.inference.classifier",
     "ResNetEncoder": "encoders.image",
     "Tokens": "encoders.tokens",
-    "build_model": "pipeline.build",
-    "check": "pipeline.check",
-    "evaluate": "pipeline.evaluate",
-    "load_model": "pipeline.build",
-    "make_scenes": "pipeline.scenes",
-    "train": "pipeline.train",
-    "tune": "pipeline.tune",
+    "build_model": "pipeline.model.build",
+    "check": "pipeline.check.check",
+    "evaluate": "pipeline.evaluation.evaluate",
+    "load_model": "pipeline.model.build",
+    "make_scenes": "pipeline.demo.scenes",
+    "train": "pipeline.training.train",
+    "tune": "pipeline.tuning.tune",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych import make_scenes
-from diptych.pipeline.data import load_tables
-from diptych.pipeline.parts import Parts
+from diptych.pipeline.batch_inference.parts import Parts
+from diptych.pipeline.data.tables import load_tables
 
 PICTURES = 400
 

@@ -12,8 +12,8 @@ import argparse
 
 import numpy as np
 from diptych import ImageTextClassifier
-from diptych.pipeline.columns import find_columns, label_values
-from diptych.pipeline.data import load_tables
+from diptych.pipeline.data.columns import find_columns, label_values
+from diptych.pipeline.data.tables import load_tables
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline

@@ -24,9 +24,10 @@ import torch
 from datasets import Dataset
 from diptych import make_scenes, train
 from diptych.encoders.text import quiet_transformers
-from diptych.pipeline import build, checkpoints
-from diptych.pipeline.record import read_record
-from diptych.pipeline.scenes import vocabulary
+from diptych.pipeline.demo.scenes import vocabulary
+from diptych.pipeline.model import build
+from diptych.pipeline.training import checkpoints
+from diptych.pipeline.training.resume import read_record
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, BertTokenizer
 

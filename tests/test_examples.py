@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from datasets import DatasetDict
 from diptych import load_model
-from diptych.pipeline.build import save_model
-from diptych.pipeline.cli import app
+from diptych.pipeline.cli.main import app
+from diptych.pipeline.model.build import save_model
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]

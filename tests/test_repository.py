@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("encoders", "fusion", "pipeline")
-SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).glob("*.py"))
+SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
@@ -54,7 +54,7 @@ def test_nobody_imports_our_folders_by_their_bare_names(path):
 def test_the_walk_over_imports_sees_what_it_should(tmp_path):
     assert "diptych.encoders.tokens" in imports(ROOT / "fusion" / "gate.py")
     assert "torch" in imports(ROOT / "fusion" / "gate.py")
-    assert "diptych.pipeline.cli" in imports(ROOT / "__main__.py")
+    assert "diptych.pipeline.cli.main" in imports(ROOT / "__main__.py")
 
 
 def test_public_names_are_all_there_and_nothing_else_is_listed():
@@ -68,9 +68,7 @@ def test_public_names_are_all_there_and_nothing_else_is_listed():
 
 
 def test_importing_loads_no_torch():
-    code = (
-        "import sys, diptych, diptych.pipeline.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    )
+    code = "import sys, diptych, diptych.pipeline.cli.main; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -101,7 +99,7 @@ def test_a_wheel_holds_the_package_and_nothing_else(tmp_path):
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = {f"diptych/{path.relative_to(ROOT)}" for path in SOURCES}
     expected |= {"diptych/__init__.py", "diptych/__main__.py", "diptych/py.typed"}
-    expected |= {f"diptych/{p.relative_to(ROOT)}" for p in (ROOT / "pipeline" / "scenes_model").glob("*")}
+    expected |= {f"diptych/{p.relative_to(ROOT)}" for p in (ROOT / "pipeline" / "demo" / "scenes_model").glob("*")}
     assert names == {name for name in expected if name.removeprefix("diptych/") in tracked.stdout.split()}
 
 

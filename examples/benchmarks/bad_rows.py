@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from diptych.pipeline.scenes import make_scenes
+from diptych.pipeline.demo.scenes import make_scenes
 from PIL import Image
 
 EVERY = 20

@@ -28,13 +28,13 @@ import torch
 import transformers
 from diptych import DiptychConfig, DiptychModel, DiptychProcessor
 from diptych.encoders.text import load_text_config
-from diptych.pipeline.batches import Batches, Collate, PairDataset
-from diptych.pipeline.build import load_tokenizer
-from diptych.pipeline.columns import find_columns, label_ids, label_names
-from diptych.pipeline.data import load_tables
-from diptych.pipeline.encode import RowsToEncode, encode_images, encode_texts
-from diptych.pipeline.plan import Plan
-from diptych.pipeline.processor import DiptychImageProcessor
+from diptych.pipeline.data.columns import find_columns, label_ids, label_names
+from diptych.pipeline.data.tables import load_tables
+from diptych.pipeline.feature_cache.encode import RowsToEncode, encode_images, encode_texts
+from diptych.pipeline.loading.loader import Batches, Collate, PairDataset
+from diptych.pipeline.loading.plan import Plan
+from diptych.pipeline.model.build import load_tokenizer
+from diptych.pipeline.model.processor import DiptychImageProcessor
 
 BATCH = 64
 HEADS: dict[str, dict[str, Any]] = {

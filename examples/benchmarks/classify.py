@@ -33,9 +33,9 @@ import torch
 import torchvision
 import transformers
 from diptych import DiptychModel, DiptychProcessor, ImageTextClassifier, build_model
-from diptych.pipeline.classify_table import classify_table
-from diptych.pipeline.data import load_tables
-from diptych.pipeline.scores import scores
+from diptych.pipeline.batch_inference.classify_table import classify_table
+from diptych.pipeline.data.tables import load_tables
+from diptych.pipeline.model.scores import scores
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms

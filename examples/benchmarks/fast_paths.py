@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from diptych import ImageTextClassifier
-from diptych.pipeline.data import load_tables
-from diptych.pipeline.fast import WARM_UP, Fast, quicken
-from diptych.pipeline.inference import Encoders
+from diptych.pipeline.data.tables import load_tables
+from diptych.pipeline.inference.encoding import Encoders
+from diptych.pipeline.inference.fast_path import WARM_UP, Fast, quicken
 
 PATHS = {"int8": Fast(int8=True, min_agreement=0), "bf16": Fast(dtype="bf16", min_agreement=0)} | {
     "compile": Fast(compile=True, min_agreement=0)

@@ -6,8 +6,8 @@ import random
 
 import pytest
 from diptych import ImageTextClassifier
-from diptych.pipeline.build import SHIPPED_MODEL
-from diptych.pipeline.rows import STATUSES, BadRow, UnreadableRow
+from diptych.pipeline.data.rows import STATUSES, BadRow, UnreadableRow
+from diptych.pipeline.model.build import SHIPPED_MODEL
 
 from ..conftest import picture
 from .corpus import mutated

@@ -9,11 +9,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from diptych.pipeline.batches import Augmentation, Batches, Collate, PairDataset, order, speaks_of_sides
-from diptych.pipeline.data import Table
-from diptych.pipeline.plan import Plan
-from diptych.pipeline.processor import DiptychImageProcessor, DiptychProcessor
-from diptych.pipeline.rows import Columns
+from diptych.pipeline.data.rows import Columns
+from diptych.pipeline.data.tables import Table
+from diptych.pipeline.loading.loader import Augmentation, Batches, Collate, PairDataset, order, speaks_of_sides
+from diptych.pipeline.loading.plan import Plan
+from diptych.pipeline.model.processor import DiptychImageProcessor, DiptychProcessor
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from transformers import BertTokenizer

@@ -12,12 +12,12 @@ import datasets
 import pandas as pd
 import pytest
 from diptych import check
-from diptych.pipeline.check import quick_check
-from diptych.pipeline.check_report import report
-from diptych.pipeline.cli import app
-from diptych.pipeline.columns import find_columns
-from diptych.pipeline.data import load_tables
-from diptych.pipeline.tables import to_json
+from diptych.pipeline.check.check import quick_check
+from diptych.pipeline.check.text import report
+from diptych.pipeline.cli.main import app
+from diptych.pipeline.data.columns import find_columns
+from diptych.pipeline.data.tables import load_tables
+from diptych.pipeline.data.writer import to_json
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -106,7 +106,7 @@ def test_bad_rows_are_listed_in_their_order(broken):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_all_bad_rows_go_into_a_file(broken, tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.check_facts.KEPT_BAD_ROWS", 2)  # what memory keeps of a split is less
+    monkeypatch.setattr("diptych.pipeline.check.scan.KEPT_BAD_ROWS", 2)  # what memory keeps of a split is less
     out = tmp_path / f"bad{suffix}"
     found = check(broken, out=out, quiet=True)
     assert len(found["bad_rows"]) == 3

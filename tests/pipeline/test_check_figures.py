@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from diptych.pipeline.check_facts import Facts, joined
-from diptych.pipeline.check_figures import class_counts, contradictions, figures, leakage, repeats
+from diptych.pipeline.check.scan import Facts, joined
+from diptych.pipeline.check.statistics import class_counts, contradictions, figures, leakage, repeats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ import re
 import datasets
 import pytest
 from diptych import check
-from diptych.pipeline.check_findings import ERRORS, WARNINGS
-from diptych.pipeline.columns import find_columns, label_ids, label_names
-from diptych.pipeline.data import hold_out, load_tables
+from diptych.pipeline.check.findings import ERRORS, WARNINGS
+from diptych.pipeline.data.columns import find_columns, label_ids, label_names
+from diptych.pipeline.data.tables import hold_out, load_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

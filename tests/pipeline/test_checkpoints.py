@@ -13,10 +13,12 @@ import sys
 import pytest
 import torch
 from diptych import load_model
-from diptych.pipeline import checkpoints, fit, stopping
-from diptych.pipeline.batches import order
-from diptych.pipeline.checkpoints import checkpoint_folders, damage_of
-from diptych.pipeline.stopping import Interrupted
+from diptych.pipeline.loading.loader import order
+from diptych.pipeline.training import checkpoints
+from diptych.pipeline.training import interrupts as stopping
+from diptych.pipeline.training import loop as fit
+from diptych.pipeline.training.checkpoints import checkpoint_folders, damage_of
+from diptych.pipeline.training.interrupts import Interrupted
 from safetensors.torch import load_file
 
 from .test_train import run
@@ -242,7 +244,7 @@ def test_a_kill_inside_a_save_leaves_the_one_before(few, text_folder, tmp_path, 
 
 def test_a_kill_while_the_best_model_is_replaced_loses_nothing(few, text_folder, tmp_path, whole):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diptych.pipeline.build.shutil.rmtree", lambda *_, **__: None)  # the old one stays beside
+        patch.setattr("diptych.pipeline.model.build.shutil.rmtree", lambda *_, **__: None)  # the old one stays beside
         with killed_after(8):
             run(few, tmp_path, text_folder, **options())
     model = tmp_path / "model"

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from diptych import ImageTextClassifier
-from diptych.pipeline.rows import BadRow
-from diptych.pipeline.scores import scores
+from diptych.pipeline.data.rows import BadRow
+from diptych.pipeline.model.scores import scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -329,7 +329,7 @@ def test_threads_end_with_the_stream(classify, rows):
 
 
 def test_of_large_rows_few_are_held(classify, rows, monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.windows.WINDOW_BYTES", 2 * 16 * 16 * 3)
+    monkeypatch.setattr("diptych.pipeline.inference.prefetch.WINDOW_BYTES", 2 * 16 * 16 * 3)
     taken = []
 
     def source():

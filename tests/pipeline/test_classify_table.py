@@ -8,9 +8,9 @@ import json
 import sys
 
 import pytest
-from diptych.pipeline.build import save_model
-from diptych.pipeline.classify_table import classify_table
-from diptych.pipeline.rows import STATUSES, BadRow
+from diptych.pipeline.batch_inference.classify_table import classify_table
+from diptych.pipeline.data.rows import STATUSES, BadRow
+from diptych.pipeline.model.build import save_model
 
 from ..conftest import picture
 

@@ -12,9 +12,9 @@ import time
 import pyarrow.parquet as pq
 import pytest
 import torch
-from diptych.pipeline.build import save_model
-from diptych.pipeline.cli import app
-from diptych.pipeline.features import FeatureStore, item_id
+from diptych.pipeline.cli.main import app
+from diptych.pipeline.feature_cache.store import FeatureStore, item_id
+from diptych.pipeline.model.build import save_model
 from typer.testing import CliRunner
 
 from ..conftest import picture

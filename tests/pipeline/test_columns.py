@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Features, Value
 from datasets import Image as ImageFeature
-from diptych.pipeline.columns import find_columns, label_ids, label_names, label_values
-from diptych.pipeline.data import Table, read_json_lines
-from diptych.pipeline.rows import Columns
+from diptych.pipeline.data.columns import find_columns, label_ids, label_names, label_values
+from diptych.pipeline.data.rows import Columns
+from diptych.pipeline.data.tables import Table, read_json_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -7,7 +7,7 @@ import re
 
 import pytest
 from diptych.fusion import PATTERNS
-from diptych.pipeline.config import FORMAT_VERSION, FUSIONS, DiptychConfig
+from diptych.pipeline.model.config import FORMAT_VERSION, FUSIONS, DiptychConfig
 from transformers import AutoConfig, BertConfig, DistilBertConfig
 
 TEXT = {

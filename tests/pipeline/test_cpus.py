@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from diptych.pipeline.cpus import limit_threads, usable_cpus
+from diptych.pipeline.runtime.cpus import limit_threads, usable_cpus
 
 
 @pytest.fixture
@@ -72,6 +72,6 @@ def test_threads_are_limited_unless_the_environment_says_how_many(monkeypatch, s
         if name in said:
             monkeypatch.setenv(name, said[name])
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr("diptych.pipeline.cpus.usable_cpus", lambda: cpus)
+    monkeypatch.setattr("diptych.pipeline.runtime.cpus.usable_cpus", lambda: cpus)
     limit_threads()
     assert {name: os.environ[name] for name in names if name in os.environ} == expected

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from diptych.pipeline.drawing import draw_scene
-from diptych.pipeline.scenes import make_quadruples
+from diptych.pipeline.demo.drawing import draw_scene
+from diptych.pipeline.demo.scenes import make_quadruples
 from PIL import Image
 
 

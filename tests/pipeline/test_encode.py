@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from diptych.encoders import BertEncoder
-from diptych.pipeline import features as store_module
-from diptych.pipeline.columns import Columns
-from diptych.pipeline.data import Table, load_tables
-from diptych.pipeline.encode import HalfFeatures, RowsToEncode, encode_images, encode_texts
-from diptych.pipeline.images import image_content
-from diptych.pipeline.rows import UnreadableRow
+from diptych.pipeline.data.columns import Columns
+from diptych.pipeline.data.images import image_content
+from diptych.pipeline.data.rows import UnreadableRow
+from diptych.pipeline.data.tables import Table, load_tables
+from diptych.pipeline.feature_cache import store as store_module
+from diptych.pipeline.feature_cache.encode import HalfFeatures, RowsToEncode, encode_images, encode_texts
 from PIL import Image
 
 from ..conftest import build_tiny, picture

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from diptych import ImageTextClassifier
-from diptych.pipeline import fast as module
-from diptych.pipeline.build import SHIPPED_MODEL, load_model, save_model
-from diptych.pipeline.classify_table import classify_table
-from diptych.pipeline.fast import Fast, FastEncoders, quicken
-from diptych.pipeline.scenes import make_scenes
+from diptych.pipeline.batch_inference.classify_table import classify_table
+from diptych.pipeline.demo.scenes import make_scenes
+from diptych.pipeline.inference import fast_path as module
+from diptych.pipeline.inference.fast_path import Fast, FastEncoders, quicken
+from diptych.pipeline.model.build import SHIPPED_MODEL, load_model, save_model
 
 from ..conftest import picture
 

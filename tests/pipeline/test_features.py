@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diptych.pipeline import features as module
-from diptych.pipeline.features import (
+from diptych.pipeline.feature_cache import store as module
+from diptych.pipeline.feature_cache.store import (
     DoesNotFit,
     FeatureStore,
     cache_folder,

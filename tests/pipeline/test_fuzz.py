@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from diptych import ImageTextClassifier
-from diptych.pipeline.images import BadImage, read_image
+from diptych.pipeline.data.images import BadImage, read_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diptych.pipeline import images
-from diptych.pipeline.data import load_tables
-from diptych.pipeline.images import BadImage, read_image
+from diptych.pipeline.data import images
+from diptych.pipeline.data.images import BadImage, read_image
+from diptych.pipeline.data.tables import load_tables
 from PIL import Image, ImageFile
 
 from .corpus import bombs, encoded

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diptych.pipeline.images import MAX_PIXELS, BadImage, picture_box, read_image
+from diptych.pipeline.data.images import MAX_PIXELS, BadImage, picture_box, read_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -395,9 +395,9 @@ def test_too_many_pixels_are_refused_before_decoding(width, height, limited, tmp
 
 
 def test_a_picture_just_small_enough_is_decoded(monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.images.MAX_PIXELS", 40 * 30)
+    monkeypatch.setattr("diptych.pipeline.data.images.MAX_PIXELS", 40 * 30)
     assert read_image(noise()).size == (40, 30)
-    monkeypatch.setattr("diptych.pipeline.images.MAX_PIXELS", 40 * 30 - 1)
+    monkeypatch.setattr("diptych.pipeline.data.images.MAX_PIXELS", 40 * 30 - 1)
     assert refusal(noise()).status == "image_too_large"
 
 
@@ -517,7 +517,7 @@ def test_a_truncated_jpeg_is_refused_at_any_scale(kept, progressive):
 
 def test_the_limit_is_that_of_the_whole_jpeg(monkeypatch):
     file = encoded(photo(640, 480), "JPEG")
-    monkeypatch.setattr("diptych.pipeline.images.MAX_PIXELS", 640 * 480 - 1)
+    monkeypatch.setattr("diptych.pipeline.data.images.MAX_PIXELS", 640 * 480 - 1)
     with pytest.raises(BadImage, match="640 x 480") as refused:
         read_image(file, at_least=(60, 80))
     assert refused.value.status == "image_too_large"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diptych.pipeline.inference import Encoders, Kept
+from diptych.pipeline.inference.encoding import Encoders, Kept
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from diptych.pipeline.data import load_tables, read_json_lines
-from diptych.pipeline.lines import CsvRows, JsonRows
-from diptych.pipeline.rows import Columns, UnreadableRow, read_pair
+from diptych.pipeline.data.csv_jsonl import CsvRows, JsonRows
+from diptych.pipeline.data.rows import Columns, UnreadableRow, read_pair
+from diptych.pipeline.data.tables import load_tables, read_json_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +61,7 @@ def test_a_cell_may_be_a_megabyte_long_and_the_limit_of_the_process_stays(tmp_pa
 
 
 def test_a_cell_without_end_is_refused_and_the_reading_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.lines._LONGEST_CELL", 10)
+    monkeypatch.setattr("diptych.pipeline.data.csv_jsonl._LONGEST_CELL", 10)
     rows = rows_of(tmp_path / "t.csv", b"image,text\na,b\nc," + b"x" * 11 + b"\nd,e\n")
     assert rows[1].startswith(f"line 3 of {tmp_path}/t.csv is no CSV: field larger")
     assert rows[2] == {"image": "d", "text": "e"}

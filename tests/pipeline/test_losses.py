@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diptych.pipeline.losses import ClassLoss, balanced_weights
+from diptych.pipeline.model.losses import ClassLoss, balanced_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from diptych.pipeline.metrics import best_thresholds, classification_metrics, multi_label_metrics
+from diptych.pipeline.evaluation.metrics import best_thresholds, classification_metrics, multi_label_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score

@@ -12,7 +12,7 @@ from diptych.encoders import Tokens
 from diptych.encoders.tokens import encode_present
 from diptych.encoders.trainable import check_partition
 from diptych.fusion import PATTERNS
-from diptych.pipeline.model import build_fusion
+from diptych.pipeline.model.model import build_fusion
 from PIL import Image
 
 from ..conftest import build_tiny, picture

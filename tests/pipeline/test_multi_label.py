@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import transformers
 from diptych import ImageTextClassifier, evaluate, train
-from diptych.pipeline.build import load_model, save_model
-from diptych.pipeline.classify_table import classify_table
-from diptych.pipeline.shown import evaluation_text, prediction_text
-from diptych.pipeline.transformers_task import TASK
+from diptych.pipeline.batch_inference.classify_table import classify_table
+from diptych.pipeline.cli.info import evaluation_text, prediction_text
+from diptych.pipeline.inference.transformers_task import TASK
+from diptych.pipeline.model.build import load_model, save_model
 from typer.testing import CliRunner
 
 from ..conftest import build_tiny, picture
@@ -122,7 +122,7 @@ def test_every_form_of_output_says_the_same(saved, tmp_path):
 
 
 def test_parquet_keeps_lists_where_the_first_thousand_are_empty(tmp_path):
-    from diptych.pipeline.tables import RowWriter
+    from diptych.pipeline.data.writer import RowWriter
 
     with RowWriter(tmp_path / "out.parquet", labels=NAMES, multi_label=True) as writer:
         for number in range(1001):
@@ -139,7 +139,7 @@ def test_transformers_pipeline_gives_every_score_of_its_own(saved):
 
 
 def test_a_pair_is_shown_with_all_its_labels_or_none(saved):
-    from diptych.pipeline.rows import Pair
+    from diptych.pipeline.data.rows import Pair
 
     pair = Pair(0, picture("red"), "a shoe")
     found = ImageTextClassifier.from_pretrained(saved)(image=pair.image, text=pair.text)
@@ -148,7 +148,7 @@ def test_a_pair_is_shown_with_all_its_labels_or_none(saved):
 
 
 def test_csv_with_json_lists_is_trained_and_evaluated_by_commands(text_folder, tmp_path):
-    from diptych.pipeline.cli import app
+    from diptych.pipeline.cli.main import app
 
     with (tmp_path / "train.csv").open("w", newline="") as file:
         writer = csv.writer(file)

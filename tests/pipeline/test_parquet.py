@@ -6,7 +6,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from diptych.pipeline.parquet import ParquetRows
+from diptych.pipeline.data.parquet import ParquetRows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

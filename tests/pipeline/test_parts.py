@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from diptych.pipeline.build import save_model
-from diptych.pipeline.classify_table import classify_table
-from diptych.pipeline.data import load_tables
-from diptych.pipeline.parts import RECORD, Parts, Pieces, hidden, write_parts
-from diptych.pipeline.record import write_record
-from diptych.pipeline.rows import BadRow
-from diptych.pipeline.stopping import Interrupted
-from diptych.pipeline.tables import FORMATS, types_of_features, types_of_rows
-from diptych.pipeline.together import Together
+from diptych.pipeline.batch_inference.classify_table import classify_table
+from diptych.pipeline.batch_inference.parts import RECORD, Parts, Pieces, hidden, write_parts
+from diptych.pipeline.batch_inference.team import Together
+from diptych.pipeline.data.rows import BadRow
+from diptych.pipeline.data.tables import load_tables
+from diptych.pipeline.data.writer import FORMATS, types_of_features, types_of_rows
+from diptych.pipeline.model.build import save_model
+from diptych.pipeline.training.interrupts import Interrupted
+from diptych.pipeline.training.resume import write_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -224,7 +224,7 @@ def test_what_differs_is_named(parts):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_says_that_parts_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.parts.uuid.uuid4", lambda: SimpleNamespace(hex="x"))
+    monkeypatch.setattr("diptych.pipeline.batch_inference.parts.uuid.uuid4", lambda: SimpleNamespace(hex="x"))
     (tmp_path / ".part-000000.x.parquet").symlink_to("/dev/full")
     with pytest.raises(
         ValueError, match=r"part-000000.parquet cannot be written \(No space left on device\); the parts"
@@ -261,7 +261,7 @@ def test_a_file_has_parts_if_it_must(tmp_path):
 
 
 def test_types_suit_all_rows_of_all_chunks(monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.tables._CHUNK", 2)
+    monkeypatch.setattr("diptych.pipeline.data.writer._CHUNK", 2)
     values = {
         "late": [None, None, 3, None, 4],
         "number": [1, 2, 2.5, 1, 1],

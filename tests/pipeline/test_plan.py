@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import Accelerator
-from diptych.pipeline.plan import Plan, gather_parts
+from diptych.pipeline.loading.plan import Plan, gather_parts
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,8 +7,8 @@ import io
 import numpy as np
 import pytest
 import torch
-from diptych.pipeline.images import BadImage, read_image
-from diptych.pipeline.processor import IMAGENET_MEAN, IMAGENET_STD, DiptychImageProcessor, DiptychProcessor
+from diptych.pipeline.data.images import BadImage, read_image
+from diptych.pipeline.model.processor import IMAGENET_MEAN, IMAGENET_STD, DiptychImageProcessor, DiptychProcessor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

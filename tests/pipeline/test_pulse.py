@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diptych.pipeline import pulse
+from diptych.pipeline.runtime import heartbeat as pulse
 
 SCRIPT = """
 import sys, time

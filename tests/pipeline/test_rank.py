@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from diptych import ImageTextClassifier, load_model, train
-from diptych.pipeline.cli import app
-from diptych.pipeline.rank import images_of, rank_table, texts_of
+from diptych.pipeline.cli.main import app
+from diptych.pipeline.evaluation.retrieval import images_of, rank_table, texts_of
 from typer.testing import CliRunner
 
 from ..conftest import build_tiny, picture

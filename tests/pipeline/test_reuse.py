@@ -7,14 +7,14 @@ import io
 import pytest
 import torch
 from diptych import ImageTextClassifier, load_model, train
-from diptych.pipeline import features as store_module
-from diptych.pipeline.batches import Batches, Collate, PairDataset
-from diptych.pipeline.build import save_model
-from diptych.pipeline.columns import Columns
-from diptych.pipeline.data import Table
-from diptych.pipeline.encode import RowsToEncode, encode_images, encode_texts
-from diptych.pipeline.plan import Plan
-from diptych.pipeline.rows import UnreadableRow
+from diptych.pipeline.data.columns import Columns
+from diptych.pipeline.data.rows import UnreadableRow
+from diptych.pipeline.data.tables import Table
+from diptych.pipeline.feature_cache import store as store_module
+from diptych.pipeline.feature_cache.encode import RowsToEncode, encode_images, encode_texts
+from diptych.pipeline.loading.loader import Batches, Collate, PairDataset
+from diptych.pipeline.loading.plan import Plan
+from diptych.pipeline.model.build import save_model
 
 from ..conftest import build_tiny, picture
 from .test_processes import launch

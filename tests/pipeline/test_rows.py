@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from diptych.pipeline.rows import STATUSES, Columns, read_pair, read_text
+from diptych.pipeline.data.rows import STATUSES, Columns, read_pair, read_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -94,7 +94,7 @@ def test_a_bad_text_leaves_the_image(status):
 
 
 def test_too_large_an_image_has_its_own_status(monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.images.MAX_PIXELS", 5)
+    monkeypatch.setattr("diptych.pipeline.data.images.MAX_PIXELS", 5)
     pair = read_pair(0, {"photo": photo(), "caption": "a"}, COLUMNS)
     assert (pair.image, pair.text, pair.status) == (None, "a", "image_too_large")
 

@@ -6,9 +6,9 @@ import importlib
 
 import pytest
 import torch
-from diptych.pipeline.cli import app
-from diptych.pipeline.fit import Fit
-from diptych.pipeline.losses import balanced_weights
+from diptych.pipeline.cli.main import app
+from diptych.pipeline.model.losses import balanced_weights
+from diptych.pipeline.training.loop import Fit
 from typer.testing import CliRunner
 
 from .test_train import run
@@ -25,7 +25,7 @@ def test_every_option_reaches_the_configuration(monkeypatch):
         asked.update(options)
         raise Enough
 
-    monkeypatch.setattr(importlib.import_module("diptych.pipeline.train"), "train", train)
+    monkeypatch.setattr(importlib.import_module("diptych.pipeline.training.train"), "train", train)
     wanted = {
         "unfreeze_at": 3,
         "layer_decay": 0.9,

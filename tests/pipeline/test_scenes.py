@@ -3,16 +3,8 @@ import re
 
 import numpy as np
 import pytest
-from diptych.pipeline.drawing import COLOURS, SHAPES, Scene, Thing
-from diptych.pipeline.scenes import (
-    CLEAR,
-    KINDS,
-    NUMBERS,
-    make_quadruples,
-    make_questions,
-    make_scenes,
-    vocabulary,
-)
+from diptych.pipeline.demo.drawing import COLOURS, SHAPES, Scene, Thing
+from diptych.pipeline.demo.scenes import CLEAR, KINDS, NUMBERS, make_quadruples, make_questions, make_scenes, vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from diptych.pipeline.config import DiptychConfig
-from diptych.pipeline.scores import chosen, scores
+from diptych.pipeline.model.config import DiptychConfig
+from diptych.pipeline.model.scores import chosen, scores
 from torch import Tensor
 
 

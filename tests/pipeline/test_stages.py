@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from diptych.pipeline.fit import out_of_patience
-from diptych.pipeline.stages import parameter_groups, schedule, unfreeze
-from diptych.pipeline.train_config import TrainConfig
+from diptych.pipeline.training.config import TrainConfig
+from diptych.pipeline.training.loop import out_of_patience
+from diptych.pipeline.training.optim import parameter_groups, schedule, unfreeze
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup

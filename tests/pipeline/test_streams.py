@@ -8,9 +8,9 @@ import datasets
 import pandas as pd
 import pytest
 from diptych import ImageTextClassifier
-from diptych.pipeline.build import save_model
-from diptych.pipeline.classify_table import classify_table
-from diptych.pipeline.data import load_tables
+from diptych.pipeline.batch_inference.classify_table import classify_table
+from diptych.pipeline.data.tables import load_tables
+from diptych.pipeline.model.build import save_model
 
 from ..conftest import picture
 
@@ -111,7 +111,7 @@ def test_images_that_a_stream_keeps_on_the_hub_are_fetched_and_no_others(classif
             raise FileNotFoundError("404\nnot there")
         return io.BytesIO(png("red"))
 
-    monkeypatch.setattr("diptych.pipeline.data.xopen", xopen)
+    monkeypatch.setattr("diptych.pipeline.data.tables.xopen", xopen)
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     rows = datasets.Dataset.from_dict(
         {"image": [{"bytes": None, "path": p} for p in paths], "text": ["a"] * 5}, features=features

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from diptych.pipeline import tables
-from diptych.pipeline.tables import FORMATS, RowWriter, to_json
+from diptych.pipeline.data import writer as tables
+from diptych.pipeline.data.writer import FORMATS, RowWriter, to_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from diptych import ImageTextClassifier
-from diptych.pipeline.rows import STATUSES, read_text
-from diptych.pipeline.tables import FORMATS, RowWriter
+from diptych.pipeline.data.rows import STATUSES, read_text
+from diptych.pipeline.data.writer import FORMATS, RowWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import accelerate.tracking
 import pytest
 from accelerate.tracking import GeneralTracker
-from diptych.pipeline.tracking import EVERY
-from diptych.pipeline.train_config import TrainConfig
+from diptych.pipeline.training.config import TrainConfig
+from diptych.pipeline.training.tracking import EVERY
 
 from .test_train import run
 

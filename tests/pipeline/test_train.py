@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from diptych import evaluate, load_model, train
-from diptych.pipeline.stages import parameter_groups
-from diptych.pipeline.train_config import TrainConfig
+from diptych.pipeline.training.config import TrainConfig
+from diptych.pipeline.training.optim import parameter_groups
 
 from ..conftest import build_tiny
 

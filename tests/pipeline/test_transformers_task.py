@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import diptych.pipeline.transformers_task  # noqa: F401  registers the task
+import diptych.pipeline.inference.transformers_task  # noqa: F401  registers the task
 import pytest
 import torch
 import transformers
 from diptych import ImageTextClassifier
-from diptych.pipeline.build import save_model
+from diptych.pipeline.model.build import save_model
 from transformers import Trainer, TrainingArguments
 
 from ..conftest import picture

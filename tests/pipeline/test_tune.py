@@ -15,12 +15,12 @@ import optuna
 import pytest
 import torch
 from diptych import evaluate, load_model, tune
-from diptych.pipeline import stopping
-from diptych.pipeline import tune as sweeping
-from diptych.pipeline.cli import app
-from diptych.pipeline.record import read_record, write_record
-from diptych.pipeline.stopping import Interrupted
-from diptych.pipeline.tune_trials import read_sweep
+from diptych.pipeline.cli.main import app
+from diptych.pipeline.training import interrupts as stopping
+from diptych.pipeline.training.interrupts import Interrupted
+from diptych.pipeline.training.resume import read_record, write_record
+from diptych.pipeline.tuning import tune as sweeping
+from diptych.pipeline.tuning.trials import read_sweep
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 

@@ -7,10 +7,10 @@ import warnings
 
 import matplotlib.figure
 import pytest
-from diptych.pipeline.config import FUSIONS
-from diptych.pipeline.tune_report import draw_picture, sweep_text, trial_text, write_table
-from diptych.pipeline.tune_space import RATES, Freezing, Space
-from diptych.pipeline.tune_trials import Sweep, Trial
+from diptych.pipeline.model.config import FUSIONS
+from diptych.pipeline.tuning.report import draw_picture, sweep_text, trial_text, write_table
+from diptych.pipeline.tuning.space import RATES, Freezing, Space
+from diptych.pipeline.tuning.trials import Sweep, Trial
 from PIL import Image
 
 FREEZINGS = (Freezing(0, 0, False), Freezing(0, 2, True))

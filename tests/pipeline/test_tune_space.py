@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from diptych.pipeline.config import FUSIONS
-from diptych.pipeline.train_config import TrainConfig
-from diptych.pipeline.tune_space import RATES, space_of
+from diptych.pipeline.model.config import FUSIONS
+from diptych.pipeline.training.config import TrainConfig
+from diptych.pipeline.tuning.space import RATES, space_of
 from hypothesis import given
 from hypothesis import strategies as st
 

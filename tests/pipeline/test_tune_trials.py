@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from diptych.pipeline.tune_trials import Sweep, Trial, read_sweep
+from diptych.pipeline.tuning.trials import Sweep, Trial, read_sweep
 
 
 def trial(number, *figures, state="done", losses=None):

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from diptych.pipeline import windows as module
-from diptych.pipeline.images import BadImage, read_image
-from diptych.pipeline.inference import Encoders, Kept
-from diptych.pipeline.rows import Columns
-from diptych.pipeline.windows import BatchSize, Reader, ahead, windows
+from diptych.pipeline.data.images import BadImage, read_image
+from diptych.pipeline.data.rows import Columns
+from diptych.pipeline.inference import prefetch as module
+from diptych.pipeline.inference.encoding import Encoders, Kept
+from diptych.pipeline.inference.prefetch import BatchSize, Reader, ahead, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1,0 +1,1 @@
+"""A whole table classified into a file or into parts."""

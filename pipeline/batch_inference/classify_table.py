@@ -1,0 +1,345 @@
+"""Classify a whole table, row by row, into another."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from tqdm.auto import tqdm
+
+from ... import __version__
+from ..data.columns import find_columns
+from ..data.csv_jsonl import CsvRows, JsonRows
+from ..data.rows import STATUSES, BadRow, Columns
+from ..data.tables import FORMATS, Table, load_tables, pick_split, read_json_lines, readable
+from ..data.writer import RowWriter, types_of_features, types_of_rows
+from ..inference.classifier import ImageTextClassifier, pair_columns
+from ..inference.fast_path import Fast, quicken
+from ..inference.predictions import Prediction, output_row
+from ..training.interrupts import Interrupted, StopSignals
+from ..training.resume import model_digest
+from .parts import Parts, Pieces, write_parts
+from .team import Together
+
+
+def classify_table(
+    data: Any,
+    out: str,
+    *,
+    model: str | Path,
+    split: str | None = None,
+    image_column: str | None = None,
+    text_column: str | None = None,
+    on_bad_row: str = "mask",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    fast: Fast | None = None,
+    part_rows: int = 10_000,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+    quiet: bool = False,
+) -> dict[str, int]:
+    """Classify rows as they are read and write them as they are classified, in order; no table is held.
+
+    Several processes that were started together share the rows, part by part.
+
+    Args:
+        data: Whatever `load_tables` takes, such as a file or a streaming dataset; `-` for JSON
+            lines from standard input.
+        out: A .csv, .jsonl or .parquet file; a folder, of parts, if it is one, ends with a slash or
+            has no suffix; `-` for JSON lines to standard output.
+        model: A run's folder, a model's folder or a Hub id.
+        split: Which split, if the data has several.
+        image_column: The image column, if it cannot be told by its features and name. If only one
+            of the two columns is named, and the other cannot be told, there is none.
+        text_column: The text column, likewise.
+        on_bad_row: As for calling an `ImageTextClassifier`.
+        batch_size: As for calling an `ImageTextClassifier`.
+        workers: Likewise.
+        fast: A faster way to run the encoders, compared with the usual one on the first rows before anything is
+            written.
+        part_rows: Rows of each part of a folder, and of what several processes share.
+        resume: Go on with what is in `out`; parts that are there are not computed again.
+        say: What to do with each line that tells how it goes.
+        quiet: Show no progress bar.
+
+    Returns:
+        The number of rows by status, `ok` first, the most severe last; nothing in all processes but the main one.
+
+    Raises:
+        BadRow: At the first bad row, if asked to; what was classified before is kept, of parts the whole ones.
+        ValueError: The data, the model or the output is not usable, there are no rows, or `out` holds something
+            that would be lost or that does not belong to this run; or too few labels agree on the fast path.
+        Interrupted: A signal came while parts were written.
+    """
+    # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    team = Together(state)
+    aloud = say  # for what one process alone knows
+    if not team.main:
+        say, quiet = _silence, True
+
+    def ready() -> tuple[_Job, Parts | None]:
+        parts = Parts.of(out, rows=part_rows, always=resume or team.count > 1)
+        _see_that_data_stays(data, out, parts)
+        if parts is not None and _is_stream(data):
+            raise ValueError(
+                "- can be read once and by one process: for several processes, a folder or --resume give --data a file"
+            )
+        if fast is not None and _is_stream(data):
+            raise ValueError(f"- can be read once: for {fast}, which is compared on its first rows, give --data a file")
+        table, columns = _open(data, split, image_column, text_column, say)
+        classifier = ImageTextClassifier.from_pretrained(model, device=str(state.device) if team.count > 1 else None)
+        if fast is not None:
+            rows = partial(readable, table.rows, table.name)
+            quicken(classifier, fast, rows, columns, table.folder, batch_size=batch_size, say=say)
+        return _Job(table, columns, classifier, batch_size, on_bad_row, workers, _is_stream(data), fast), parts
+
+    job, parts = team.agreed(ready)
+    if parts is None:
+        counts = _into_file(job, out, quiet=quiet)
+    else:
+        counts = _into_parts(job, parts, team, data, split, resume=resume, say=say, aloud=aloud, quiet=quiet)
+    by_status = {status: counts[status] for status in reversed(STATUSES) if counts[status] or status == "ok"}
+    shown = ", ".join(f"{count} {status}" for status, count in by_status.items())
+    say(f"{sum(counts.values())} rows: {shown}; {out}")
+    return by_status if team.main else {}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be classified, by what."""
+
+    table: Table
+    columns: Columns
+    classifier: ImageTextClassifier
+    batch_size: int | None
+    on_bad_row: str
+    workers: int | None
+    prompt: bool
+    fast: Fast | None
+
+    def predictions(self, rows: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        return self.classifier.table_stream(
+            replace(self.table, rows=rows),
+            self.columns,
+            batch_size=self.batch_size,
+            on_bad_row=self.on_bad_row,
+            workers=self.workers,
+            prompt=self.prompt,
+        )
+
+    def writing(self, suffix: str) -> dict[str, Any]:
+        """Options for a `RowWriter`: the same whichever rows it is given."""
+        return {
+            "labels": self.classifier.labels,
+            "multi_label": self.classifier.model.config.multi_label,
+            "columns": None if suffix == ".jsonl" else _column_types(self.table, every=suffix == ".parquet"),
+        }
+
+
+def _into_file(job: _Job, out: str, *, quiet: bool) -> Counter[str]:
+    """All rows into one file, as they come."""
+    counts: Counter[str] = Counter()
+    with RowWriter(out, **job.writing(".jsonl" if out == "-" else Path(out).suffix)) as writer:
+        rows = job.predictions(readable(job.table.rows, job.table.name))
+        try:
+            for row in tqdm(rows, desc="classify", unit="row", disable=True if quiet or out == "-" else None):
+                writer.write(row)
+                counts[row["status"]] += 1
+        except BadRow as error:
+            raise BadRow(f"{job.table.name}, {error}; the {counts.total()} rows before it are in {out}") from error
+    if not counts:
+        raise ValueError(f"{job.table.name} is empty: there are no rows in it")
+    return counts
+
+
+def _into_parts(
+    job: _Job,
+    parts: Parts,
+    team: Together,
+    data: Any,
+    split: str | None,
+    *,
+    resume: bool,
+    say: Callable[[str], None],
+    aloud: Callable[[str], None],
+    quiet: bool,
+) -> Counter[str]:
+    """All rows into parts, of which each process writes its share."""
+
+    def begin() -> dict[str, Any]:
+        if not team.main:
+            return {}
+        return parts.begin(_identity(job, parts, data, split), resume=resume, say=say)
+
+    record = team.told(team.agreed(begin))
+    if record["state"] == "done":
+        return Counter(record["counts"])
+    team.agreed(lambda: team.begin(parts.folder, record["run"]))
+    with StopSignals(processes=team.count) as signals:
+        check = partial(team.check, signals)
+        try:
+            rows = _write_share(job, parts, team, say=aloud, check=check, quiet=quiet)
+            team.end(rows)
+            if not team.main:
+                team.wait(parts.ended, check)
+                return Counter()
+            team.wait(team.all_ended, check)
+            if not rows:
+                raise ValueError(f"{job.table.name} is empty: there are no rows in it")
+            counts = parts.all_counts(rows)
+            check(now=True)
+            parts.end(record | {"rows": rows, "counts": counts})
+        except (ValueError, OSError) as error:
+            check(now=True)
+            first = team.is_first_to_fail()
+            if first and team.main:
+                raise
+            raise Interrupted(str(error) if first else "", 1) from error  # said at once: nobody else will say it
+    return counts
+
+
+def _write_share(
+    job: _Job, parts: Parts, team: Together, *, say: Callable[[str], None], check: Callable[[], None], quiet: bool
+) -> int:
+    """Write the parts of this process that are not there yet; the number of all rows of the table."""
+
+    def mine(part: int) -> bool:
+        return part % team.count == team.index
+
+    def wanted(part: int) -> bool:
+        return mine(part) and part not in there
+
+    there = parts.whole(mine, say)
+    name = "classify" if team.count == 1 else f"classify, process 1 of {team.count}"
+    with tqdm(desc=name, unit="row", disable=True if quiet else None) as bar:
+
+        def predict(first: int, rows: Iterator[Any]) -> Iterator[dict[str, Any]]:
+            number = first
+            try:
+                for row in job.predictions(readable(rows, job.table.name, first)):
+                    check()
+                    yield row
+                    number += 1
+                    bar.update()
+            except BadRow as error:  # its own number is that of the row in this part
+                reason = str(error).partition(": ")[2]
+                raise BadRow(
+                    f"{job.table.name}, row {number}: {reason}; whole parts of the rows before it are in {parts.folder}"
+                ) from error
+
+        pieces = Pieces(job.table.rows, lambda row: wanted(row // parts.rows))
+        return write_parts(parts, pieces, predict, wanted=wanted, check=check, **job.writing(parts.suffix))
+
+
+def _identity(job: _Job, parts: Parts, data: Any, split: str | None) -> dict[str, Any]:
+    """What must be the same for a run to go on, by the name that a user knows it by."""
+    named = isinstance(data, (str, Path))
+    path = Path(data).expanduser() if named else None
+    if path is not None and path.exists():
+        files = [path] if path.is_file() else [f for pattern in ("*", "*/*") for f in path.glob(pattern)]
+        sizes = [file.stat().st_size for file in files if file.suffix in {*FORMATS, ".arrow"}]
+        found: dict[str, Any] = {"data": str(path.resolve()), "size of the data in bytes": sum(sizes)}
+    else:
+        rows = len(job.table) if hasattr(job.table.rows, "__len__") else None
+        found = {"data": str(data) if named else job.table.name, "rows of the data": rows}
+    return found | {
+        "split": split,
+        "image column": job.columns.image,
+        "text column": job.columns.text,
+        "model": model_digest(job.classifier.model, job.classifier.processor),
+        "--on-bad-row": job.on_bad_row,
+        "fast path": None if job.fast is None else str(job.fast),
+        "--part-rows": parts.rows,
+        "diptych": __version__,
+    }
+
+
+def _see_that_data_stays(data: Any, out: str, parts: Parts | None) -> None:
+    """See that nothing is written over the data, or into it."""
+    if not isinstance(data, (str, Path)) or "-" in (data, out) or not Path(data).exists():
+        return
+    if Path(out).exists() and Path(out).samefile(data):
+        raise ValueError(f"{out} is the data itself, which would be lost; choose another --out")
+    if parts is not None and Path(data).resolve() in (parts.folder.resolve(), parts.folder.resolve().parent):
+        raise ValueError(f"{out} is in the folder of the data, where its parts would be taken for data; choose another")
+
+
+def _is_stream(data: Any) -> bool:
+    return isinstance(data, (str, Path)) and data == "-"
+
+
+def _open(
+    data: Any, split: str | None, image_column: str | None, text_column: str | None, say: Callable[[str], None]
+) -> tuple[Table, Columns]:
+    """The table and its columns, which are said."""
+    absent: list[str] = []
+    if _is_stream(data):  # bytes: a line that is no text is a bad row as well
+        table = read_json_lines(getattr(sys.stdin, "buffer", sys.stdin))
+        columns = _stream_columns(table, image_column, text_column)
+    else:
+        table = pick_split(load_tables(data, streaming=True), split)
+        columns = _table_columns(table, image_column, text_column)
+        absent = [name for name in (columns.image, columns.text) if name not in _names(table)]
+    say(f"columns: {columns}{''.join(f'; there is no column {name!r}' for name in absent)}")
+    return table, columns
+
+
+def _column_types(table: Table, *, every: bool) -> dict[str, Any] | None:
+    """The columns of the output and their types; None for a stream, of which nothing can be read ahead.
+
+    Features tell them. Of lines, `every` one is read, or the first thousand: for parquet a type must suit all values,
+    and a part that finds another one after hours is too late.
+    """
+    features = getattr(table.rows, "features", None)
+    if features:
+        return output_row(types_of_features(features), dict.fromkeys(Prediction.__annotations__, pa.string()))  # type: ignore[arg-type]
+    if not isinstance(table.rows, (CsvRows, JsonRows)):
+        return None
+    nothing: Any = dict.fromkeys(Prediction.__annotations__)
+    rows = islice(table.rows, None if every and isinstance(table.rows, JsonRows) else 1000)  # CSV is text anyway
+    return types_of_rows(output_row(row, nothing) for row in rows)
+
+
+def _table_columns(table: Table, image: str | None, text: str | None) -> Columns:
+    """The columns of a table, every row of which has the same."""
+    try:
+        return find_columns(table, image=image, text=text, need_label=False)
+    except ValueError as error:
+        if image is None and text is None:
+            raise ValueError(f"{error}, or name the other column alone if there is none") from error
+        if (image is None or text is None) and {image, text} & _names(table):
+            return Columns(image or "image", text or "text")
+        raise
+
+
+def _stream_columns(table: Table, image: str | None, text: str | None) -> Columns:
+    """The columns of a stream, told by its first row that can be read; that row may lack a half, or be none."""
+    given = dict.fromkeys([name for name in (image, text) if name is not None], "")
+    if (image is not None and text is not None) or not table.first:
+        return Columns(image or "image", text or "text")
+    if given:
+        try:
+            table = replace(table, first={**given, **table.first})
+            return find_columns(table, image=image, text=text, need_label=False)
+        except ValueError:
+            return Columns(image or "image", text or "text")
+    return pair_columns(table)
+
+
+def _names(table: Table) -> set[str]:
+    return set(getattr(table.rows, "features", None) or table.first or ())
+
+
+def _silence(line: str) -> None:
+    """For all processes but the main one."""

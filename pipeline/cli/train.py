@@ -1,0 +1,345 @@
+"""The commands that train: one run, or a sweep of them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from .options import (
+    Accumulate,
+    Cache,
+    CacheDir,
+    ClassWeights,
+    ClassWeightsOf,
+    Debug,
+    Epochs,
+    Fusion,
+    GlobalBatchSize,
+    ImageColumn,
+    ImageEncoder,
+    ImageSize,
+    ImageWeightsOf,
+    Json,
+    LabelColumn,
+    MaxLength,
+    Objective,
+    ObjectiveOf,
+    Pattern,
+    Precision,
+    PrecisionOf,
+    Processes,
+    Quiet,
+    StartModel,
+    TextColumn,
+    TextEncoder,
+    TrainingData,
+    Workers,
+)
+from .terminal import process_rank, remark, reported
+
+
+def train(
+    data: TrainingData,
+    out: Annotated[str, typer.Option(help="The run's folder.")],
+    model: StartModel = None,
+    objective: ObjectiveOf = Objective.classify,
+    image_encoder: ImageEncoder = None,
+    text_encoder: TextEncoder = None,
+    image_weights: ImageWeightsOf = None,
+    image_size: ImageSize = None,
+    max_length: MaxLength = None,
+    region_grid: Annotated[
+        int | None,
+        typer.Option(help="Regions of a picture to a side at most; 0: the ResNet's own.  [default: 4; concat, mlp: 1]"),
+    ] = None,
+    fusion: Annotated[
+        Fusion | None, typer.Option(help="How both halves come together.  [default: cross-modal]")
+    ] = None,
+    pattern: Annotated[
+        Pattern | None, typer.Option(help="Who sees whom, with --fusion self-attention.  [default: dense]")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens that a sliding window shows on each side.  [default: 128]")
+    ] = None,
+    modality_gate: Annotated[
+        bool | None,
+        typer.Option(
+            "--modality-gate/--no-modality-gate", help="Learn weights of the modalities; yes, but with concat."
+        ),
+    ] = None,
+    alignment_weight: Annotated[
+        float | None,
+        typer.Option(help="Of a contrastive term beside the classes' loss.  [default: 0, or what --model has]"),
+    ] = None,
+    image_column: ImageColumn = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    epochs: Epochs = 5,
+    batch_size: GlobalBatchSize = 64,
+    accumulate: Accumulate = 1,
+    learning_rate: Annotated[float, typer.Option(help="Peak, of all that starts from random weights.")] = 5e-4,
+    encoder_learning_rate: Annotated[float, typer.Option(help="Peak, of pretrained trunks.")] = 5e-5,
+    unfreeze_image: Annotated[
+        str | None,
+        typer.Option(help="Parts of the image trunk that train, from the top: a number or all. 0, or all if random."),
+    ] = None,
+    unfreeze_text: Annotated[str, typer.Option(help="Likewise of the text trunk.")] = "0",
+    unfreeze_at: Annotated[int, typer.Option(help="Epoch from which these parts train.")] = 1,
+    layer_decay: Annotated[
+        float, typer.Option(help="Rate of each part of a pretrained trunk, as a share of that of the part above.")
+    ] = 1.0,
+    class_weights: ClassWeightsOf = ClassWeights.none,
+    focal_gamma: Annotated[
+        float, typer.Option(help="How much less rows count that are told well already; 0 is off, 2 usual.")
+    ] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="Share of each target spread over all classes.")] = 0.0,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one.")] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Log to tensorboard, or to another tracker that Accelerate knows.")
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip",
+            help="Mirror training pictures; by itself if the image trunk trains and no text speaks of left or right.",
+        ),
+    ] = None,
+    crop: Annotated[
+        bool | None, typer.Option("--crop/--no-crop", help="Cut training pictures at random; by itself likewise.")
+    ] = None,
+    colour: Annotated[
+        bool | None, typer.Option("--colour/--no-colour", help="Change their brightness and contrast; likewise.")
+    ] = None,
+    cache: Cache = True,
+    cache_dir: CacheDir = None,
+    modality_dropout: Annotated[
+        float | None, typer.Option(help="Chance that a training row loses one half.  [default: 0.3]")
+    ] = None,
+    precision: PrecisionOf = Precision.no,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
+    workers: Workers = 0,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read the rows one after another, of data too large to be loaded.")
+    ] = False,
+    shuffle_buffer: Annotated[
+        int, typer.Option(help="With --stream: rows that are held to change their order.")
+    ] = 1000,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest whole checkpoint.")
+    ] = False,
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps from one checkpoint to the next; 0 counts none.")] = 0,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes from one to the next; 0 uses no clock.")] = 15.0,
+    keep: Annotated[int, typer.Option(help="How many checkpoints stay.")] = 2,
+    skip_nonfinite: Annotated[
+        bool, typer.Option("--skip-nonfinite", help="Leave out steps whose loss is not finite, instead of stopping.")
+    ] = False,
+    processes: Processes = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune on labelled pairs; keeps the best epoch's model in OUT/model and the record in OUT/run.json."""
+    with reported(debug):
+        options: dict[str, Any] = {}
+        if unfreeze_image is not None:
+            options["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
+        size = None if image_size is None else _size(image_size)
+        architecture = {
+            "region_grid": region_grid,
+            "fusion": fusion and fusion.value,
+            "pattern": pattern and pattern.value,
+            "window": window,
+            "modality_gate": modality_gate,
+            "modality_dropout": modality_dropout,
+        }
+        from ..runtime.launch import start, wanted
+
+        if (count := wanted(processes)) > 1:
+            raise typer.Exit(start(count, sys.argv[1:]))
+        from ..training.train import train as run
+
+        record = run(
+            data,
+            out,
+            model=model,
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            image_weights=image_weights and image_weights.value,
+            image_size=size,
+            max_length=max_length,
+            image_column=image_column,
+            text_column=text_column,
+            label_column=label_column,
+            say=remark(quiet or as_json),
+            quiet=quiet or as_json,
+            alignment_weight=alignment_weight,
+            architecture=architecture,
+            objective=objective.value,
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            learning_rate=learning_rate,
+            encoder_learning_rate=encoder_learning_rate,
+            unfreeze_text=_parts(unfreeze_text, "--unfreeze-text"),
+            unfreeze_at=unfreeze_at,
+            layer_decay=layer_decay,
+            class_weights=class_weights.value,
+            focal_gamma=focal_gamma,
+            label_smoothing=label_smoothing,
+            patience=patience,
+            tracker=tracker,
+            flip=flip,
+            crop=crop,
+            colour=colour,
+            cache=cache,
+            cache_dir=cache_dir,
+            precision=precision.value,
+            seed=seed,
+            workers=workers,
+            stream=stream,
+            shuffle_buffer=shuffle_buffer,
+            resume=resume,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint_minutes=checkpoint_minutes,
+            keep=keep,
+            skip_nonfinite=skip_nonfinite,
+            processes=processes,
+            **options,
+        )
+        if as_json and process_rank() == 0:
+            print(json.dumps(record))
+
+
+def tune(
+    data: TrainingData,
+    out: Annotated[str, typer.Option(help="The sweep's folder; in the end its best run's, too.")],
+    trials: Annotated[int, typer.Option(help="Training runs, in all.")] = 20,
+    fusions: Annotated[
+        str | None, typer.Option(help="From which to choose, with commas: cross-modal,mlp.  [default: all]")
+    ] = None,
+    model: StartModel = None,
+    objective: ObjectiveOf = Objective.classify,
+    image_encoder: ImageEncoder = None,
+    text_encoder: TextEncoder = None,
+    image_weights: ImageWeightsOf = None,
+    image_size: ImageSize = None,
+    max_length: MaxLength = None,
+    image_column: ImageColumn = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    epochs: Epochs = 5,
+    batch_size: GlobalBatchSize = 64,
+    accumulate: Accumulate = 1,
+    learning_rate: Annotated[float | None, typer.Option(help="Fixes it.  [default: searched]")] = None,
+    encoder_learning_rate: Annotated[float | None, typer.Option(help="Likewise.")] = None,
+    unfreeze_image: Annotated[
+        str | None,
+        typer.Option(help="Fixes which parts of the image trunk train: a number or all.  [default: searched]"),
+    ] = None,
+    unfreeze_text: Annotated[str | None, typer.Option(help="Likewise of the text trunk.")] = None,
+    class_weights: ClassWeightsOf = ClassWeights.none,
+    precision: PrecisionOf = Precision.no,
+    seed: Annotated[int, typer.Option(help="Of what is tried, and of each run.")] = 0,
+    workers: Workers = 0,
+    cache: Cache = True,
+    cache_dir: CacheDir = None,
+    processes: Processes = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in OUT; with more --trials if you like.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search learning rates, fusion and frozen parts: train many times, keep the best model in OUT/model.
+
+    What an option fixes is not searched. OUT/trials.csv and OUT/trials.png show all trials.
+    """
+    with reported(debug):
+        given: dict[str, Any] = {
+            "model": model,
+            "objective": objective.value,
+            "image_encoder": image_encoder,
+            "text_encoder": text_encoder,
+            "image_weights": image_weights and image_weights.value,
+            "image_size": None if image_size is None else _size(image_size),
+            "max_length": max_length,
+            "image_column": image_column,
+            "text_column": text_column,
+            "label_column": label_column,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "accumulate": accumulate,
+            "learning_rate": learning_rate,
+            "encoder_learning_rate": encoder_learning_rate,
+            "class_weights": class_weights.value,
+            "precision": precision.value,
+            "seed": seed,
+            "workers": workers,
+            "cache": cache,
+            "cache_dir": cache_dir,
+        }
+        if unfreeze_image is not None:
+            given["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
+        if unfreeze_text is not None:
+            given["unfreeze_text"] = _parts(unfreeze_text, "--unfreeze-text")
+        from ..runtime.launch import start, wanted
+
+        if (count := wanted(processes)) > 1:
+            raise typer.Exit(start(count, sys.argv[1:]))
+        from ..tuning.report import sweep_text
+        from ..tuning.tune import tune as run
+
+        found = run(
+            data,
+            out,
+            trials=trials,
+            fusions=None if fusions is None else [name.strip() for name in fusions.split(",")],
+            say=remark(quiet or as_json),
+            quiet=quiet or as_json,
+            resume=resume,
+            processes=processes,
+            **given,
+        )
+        if process_rank() == 0:
+            print(json.dumps(found) if as_json else f"{sweep_text(found)}\n{_train_command(data, found['options'])}")
+
+
+def _size(size: str) -> tuple[int, int]:
+    height, _, width = size.lower().partition("x")
+    if not height.isdigit() or (width and not width.isdigit()):
+        raise ValueError(f"--image-size is {size!r}; give HEIGHTxWIDTH in pixels, such as 80x60, or one number")
+    return int(height), int(width or height)
+
+
+def _train_command(data: str, options: dict[str, Any]) -> str:
+    """The command that trains with `options`; those that are as the command has them by itself are left out."""
+    options = {**options, **options.get("architecture", {})}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    words = ["diptych", "train", data, "--out", "OUT"]
+    for name, value in options.items():
+        if name == "image_size" and value is not None:
+            value = "x".join(map(str, value))
+        elif name.startswith("unfreeze_"):
+            value = "all" if value is None else str(value)
+        option = name.replace("_", "-")
+        if name != "architecture" and value is not None and value != defaults[name]:
+            words += (
+                [f"--{option}" if value else f"--no-{option}"]
+                if isinstance(value, bool)
+                else [f"--{option}", str(value)]
+            )
+    return shlex.join(words)
+
+
+def _parts(count: str, option: str) -> int | None:
+    if count == "all":
+        return None
+    if not count.isdigit():
+        raise ValueError(f"{option} is {count!r}; give a number of parts, or all")
+    return int(count)

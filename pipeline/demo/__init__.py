@@ -1,0 +1,1 @@
+"""Scenes, the shipped model, and `diptych demo`."""

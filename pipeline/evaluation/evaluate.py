@@ -1,0 +1,167 @@
+"""Measure a model on labelled data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..data.columns import find_columns, label_ids
+from ..data.labels import multi_label_targets
+from ..data.tables import load_tables, pick_split
+from ..loading.loader import Batches, Collate, PairDataset
+from ..loading.plan import gather_parts
+from ..model.build import load_model
+from ..model.config import DEFAULT_THRESHOLD, DiptychConfig
+from ..model.model import require_classes
+from ..model.scores import scores
+from .metrics import best_thresholds, classification_metrics, multi_label_metrics
+
+
+def evaluate(
+    model: Any,
+    data: Any,
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    batch_size: int = 64,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """How good a saved model is on both halves and on each alone, and its modality weights.
+
+    Args:
+        model: A run's or a model's folder, or a Hub id.
+        data: Whatever `load_tables` takes.
+        split: Which split; `test` if there are several and none is named.
+        image_column: The image column, if it cannot be told by name.
+        text_column: The text column, likewise.
+        label_column: The label column, likewise.
+        batch_size: Rows per forward pass and device.
+        quiet: Show no progress bar.
+
+    Returns:
+        What `measure` gives with `each_half`, and `rows`.
+
+    Raises:
+        ValueError: The model or the data is not usable; the message says why.
+    """
+    classifier, processor = load_model(model)
+    require_classes(classifier)
+    tables = load_tables(data)
+    table = pick_split(tables, split, default="test")
+    columns = find_columns(table, image=image_column, text=text_column, label=label_column)
+    read_labels = multi_label_targets if classifier.config.multi_label else label_ids
+    labels = read_labels(table, str(columns.label), classifier.config.labels)
+    accelerator = Accelerator()
+    dataset = PairDataset(table, columns, labels, processor)
+    batches = Batches.once(dataset, Collate(processor), accelerator, batch_size=batch_size)
+    measured = measure(classifier.to(accelerator.device), batches, accelerator, quiet=quiet, each_half=True)
+    return {"rows": len(dataset), "columns": str(columns), **measured}
+
+
+@torch.inference_mode()
+def measure(
+    model: Any,
+    batches: Iterable[dict[str, Any]],
+    accelerator: Accelerator,
+    *,
+    quiet: bool = True,
+    each_half: bool = False,
+    choose_thresholds: bool = False,
+) -> dict[str, Any]:
+    """Metrics over all rows of `batches`, each counted once however many processes share them.
+
+    Rows that have neither half get no prediction: they are counted in `without_prediction`, and
+    in no metric.
+
+    Args:
+        model: Prepared by `accelerator`.
+        batches: This process's.
+        accelerator: Of the run.
+        quiet: Show no progress bar.
+        each_half: Whether to measure each half alone as well, the other taken away from every row.
+        choose_thresholds: Whether to choose a multi-label model's thresholds on these rows, in place of its own.
+
+    Returns:
+        `accuracy`, `macro_f1`, `auroc`, `loss`; of a multi-label model `micro_f1`, `macro_f1`,
+        `mean_average_precision`, `loss` and the `thresholds` that F1 is measured with; `image_weight` and
+        `text_weight`, means over the rows (None if the model learns none), `image_weight_spread`, their
+        standard deviation, and `image_weight_by_class`, the mean over the rows of each label;
+        `without_prediction` and `one_half`, counts of rows. With `each_half` also `text_only` and
+        `image_only`: `rows` that have that half, and the first figures of them.
+    """
+    was_training = model.training
+    model.eval()
+    plain = accelerator.unwrap_model(model)
+    names = ("both", "text_only", "image_only") if each_half else ("both",)
+    parts: list[dict[str, Tensor]] = []
+    numbers: list[int] = []
+    for batch in tqdm(batches, desc="evaluate", unit="batch", disable=True if quiet else None, leave=False):
+        with accelerator.autocast():
+            image, text = plain.encode(batch)
+            no_image, no_text = (replace(half, present=torch.zeros_like(half.present)) for half in (image, text))
+            views = {"both": (image, text), "text_only": (no_image, text), "image_only": (image, no_text)}
+            outputs = {name: plain.fuse(*views[name]) for name in names}
+        found = {name: output.logits.float() for name, output in outputs.items()}
+        found |= {"labels": batch["labels"], "present": torch.stack([image.present, text.present], dim=1)}
+        if outputs["both"].modality_weights is not None:
+            found["weights"] = outputs["both"].modality_weights.float()
+        parts.append({name: tensor.cpu() for name, tensor in found.items()})
+        numbers += batch["rows"]
+    model.train(was_training)
+    kept = gather_parts(parts, numbers, accelerator)
+    image_there, text_there = kept["present"].unbind(dim=1)
+
+    config, usable = plain.config, image_there | text_there
+    thresholds = None
+    if config.multi_label:
+        thresholds = config.thresholds or [DEFAULT_THRESHOLD] * config.num_labels
+        if choose_thresholds:
+            found_scores = scores(kept["both"][usable], config)
+            thresholds = best_thresholds(found_scores.numpy(), kept["labels"][usable].numpy())
+
+    def figures(name: str, rows: Tensor) -> dict[str, Any]:
+        return _figures(kept[name][rows], kept["labels"][rows], config, thresholds)
+
+    metrics = figures("both", usable) | _weight_figures(kept, usable, config.labels)
+    if thresholds is not None:
+        metrics["thresholds"] = thresholds
+    metrics["without_prediction"] = int((~usable).sum())
+    metrics["one_half"] = int((image_there ^ text_there).sum())
+    if each_half:
+        for name, rows in (("text_only", text_there), ("image_only", image_there)):
+            metrics[name] = {"rows": int(rows.sum()), **(figures(name, rows) if bool(rows.any()) else {})}
+    return metrics
+
+
+def _figures(logits: Tensor, labels: Tensor, config: DiptychConfig, thresholds: list[float] | None) -> dict[str, Any]:
+    found, truth = scores(logits, config).numpy(), labels.numpy()
+    return (
+        classification_metrics(found, truth)
+        if thresholds is None
+        else multi_label_metrics(found, truth.astype(int), np.array(thresholds))
+    )
+
+
+def _weight_figures(kept: dict[str, Tensor], usable: Tensor, names: list[str]) -> dict[str, Any]:
+    """Mean, spread and mean by class of the modality weights; all None if the model learns none."""
+    keys = ("image_weight", "text_weight", "image_weight_spread", "image_weight_by_class")
+    if "weights" not in kept:
+        return dict.fromkeys(keys)
+    weights, labels = kept["weights"][usable], kept["labels"][usable]
+    image_weights = weights[:, 0]
+    if labels.dim() == 2:  # multi-label: a row counts with each of its classes
+        rows_of = {name: labels[:, index] > 0 for index, name in enumerate(names)}
+    else:
+        rows_of = {name: labels == index for index, name in enumerate(names)}
+    by_class = {name: float(image_weights[rows].mean()) for name, rows in rows_of.items() if bool(rows.any())}
+    mean = weights.mean(dim=0).tolist()
+    return dict(zip(keys, (*mean, float(image_weights.std(correction=0)), by_class), strict=True))

@@ -1,0 +1,1 @@
+"""What frozen encoders give, kept on disk."""

@@ -1,0 +1,1 @@
+"""Predictions for one pair, many, or a stream."""

@@ -1,0 +1,159 @@
+"""How the encoders run where nothing is learned: faster than in training, with the same features."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...encoders import BertEncoder, ResNetEncoder
+from ..model.model import DiptychModel
+
+
+class Encoders:
+    """The two encoders of a model as they run for classifying.
+
+    In 32 bits on a CPU the image trunk is a copy, its batch norms folded into its convolutions and its
+    pixels channels last; elsewhere, and in training mode, it is the model's own. The model is never
+    changed, and the copy follows it: `follow` comes before every batch. Whatever else encodes faster
+    (another number format, another runtime: `fast.FastEncoders`) stands behind the same methods.
+
+    Attributes:
+        generation: Another number whenever features may be others than before for the same input.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._state: list[object] | None = None
+        self._first: list[Tensor] = []
+        self._seen: list[float] = []
+        self._images: ResNetEncoder
+        self._texts: BertEncoder
+
+    def follow(self, model: DiptychModel) -> None:
+        """Take the model as it is now: if anything in its encoders has changed, features are new."""
+        state = _state(model)
+        if state is not None and state == self._state and self._samples() == self._seen:
+            return
+        self._take(model, state)
+
+    def _take(self, model: DiptychModel, state: list[object] | None) -> None:
+        self.generation += 1
+        self._state = state
+        self._first = [] if state is None else _first_numbers(model)
+        self._seen = self._samples()
+        self._images, self._texts = model.image_encoder, model.text_encoder
+        trunk = self._images.trunk
+        suits = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in trunk.parameters())
+        self._folded = suits and state is not None
+        if self._folded:
+            self._images = model.image_encoder.folded()
+
+    def _samples(self) -> list[float]:
+        """Some of the weights: what writes through `.data`, as some moving averages do, counts no version."""
+        return torch.stack(self._first).tolist() if self._first else []
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Features of the regions, (batch, width, rows, columns), of normalised pixels (batch, 3, height, width)."""
+        if self._folded:
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        return self._images.encode(pixel_values)
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Features of the words, (batch, words, width), of ids (batch, words) and their mask; of one, if pooled."""
+        return self._texts.encode(input_ids, attention_mask)
+
+
+class Kept:
+    """Features of a table's rows, by what they are of, so that a repeated image or text is encoded once.
+
+    They stay in the batches in which they were computed: nothing is copied for it.
+
+    Args:
+        limit: Bytes; the batch that was used longest ago goes first.
+    """
+
+    def __init__(self, limit: int = 128 << 20) -> None:
+        self.limit, self.size = limit, 0
+        self._batches: OrderedDict[int, tuple[Tensor, list[Hashable]]] = OrderedDict()
+        self._places: dict[Hashable, tuple[int, int]] = {}
+        self._lock = threading.Lock()  # threads that prepare rows ask as well
+
+    def get(self, key: Hashable) -> Tensor | None:
+        """One row's features, as they are in their batch, or None if they are not known."""
+        with self._lock:
+            if key not in self._places:
+                return None
+            batch, index = self._places[key]
+            self._batches.move_to_end(batch)
+            return self._batches[batch][0][index]
+
+    def put(self, keys: Sequence[Hashable], features: Tensor) -> None:
+        """Keep `features` (batch, ...), the rows of which are known by `keys`, none of them kept yet."""
+        with self._lock:
+            self._batches[id(features)] = (features, list(keys))
+            self._places |= {key: (id(features), index) for index, key in enumerate(keys)}
+            self.size += features.nbytes
+            while self.size > self.limit:
+                _, (gone, known) = self._batches.popitem(last=False)
+                self.size -= gone.nbytes
+                for key in known:
+                    del self._places[key]
+
+    def encode_once(
+        self, keys: Sequence[Hashable], known: Sequence[Tensor | None], encode: Callable[[list[int]], Tensor]
+    ) -> Tensor | list[Tensor]:
+        """Features of rows, one batch of them if all are new, else one after another.
+
+        Args:
+            keys: What each row is known by.
+            known: Features that were found before, and have perhaps gone since.
+            encode: Gives the features (rows, ...) of the rows with these indices.
+        """
+        found = {key: features for key, features in zip(keys, known, strict=True) if features is not None}
+        new: dict[Hashable, int] = {}
+        for index, key in enumerate(keys):
+            if key in found or key in new:
+                continue
+            features = self.get(key)
+            if features is None:
+                new[key] = index
+            else:
+                found[key] = features
+        if new:
+            batch = encode(list(new.values()))
+            self.put(list(new), batch)
+            if len(new) == len(keys):
+                return batch
+            found |= dict(zip(new, batch, strict=True))
+        return [found[key] for key in keys]
+
+
+def _state(model: DiptychModel) -> list[object] | None:
+    """What tells the weights of both trunks from those before, without reading them all; None if nothing can."""
+    found: list[object] = []
+    modules: list[nn.Module | None] = [model.image_encoder.trunk, model.text_encoder.trunk]
+    for module in modules:  # grows: `modules()` takes several times as long
+        if module is None:
+            continue
+        if module.training:  # features hang on chance, or on the whole batch
+            return None
+        found.append(id(module))
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is None:
+                continue
+            if tensor.is_inference():  # it counts no versions
+                return None
+            found += (tensor.data_ptr(), tensor._version)
+        modules += module._modules.values()
+    return found
+
+
+def _first_numbers(model: DiptychModel) -> list[Tensor]:
+    """Views of the first number of each vector among the weights: of every norm and bias."""
+    trunks = (model.image_encoder.trunk, model.text_encoder.trunk)
+    tensors = [tensor for trunk in trunks for tensor in (*trunk.parameters(), *trunk.buffers())]
+    return [tensor.detach()[0] for tensor in tensors if tensor.ndim == 1 and tensor.is_floating_point()]

@@ -1,0 +1,254 @@
+"""Faster ways to run the encoders, on request: compiled, in 16 bits, in 8; first compared with 32 bits."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.rows import Columns
+from ..model.model import DiptychModel
+from .classifier import ImageTextClassifier
+from .encoding import Encoders
+from .predictions import Prediction
+
+WARM_UP, SAMPLE, LEAST = 64, 256, 32
+"""First rows of a table: to warm up, and to calibrate 8 bits by; then to compare by, at most and at least."""
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Fast:
+    """Which fast path.
+
+    Args:
+        compile: Both trunks by `torch.compile`.
+        dtype: Number format of both trunks: bf16, fp16, or None for 32 bits.
+        int8: The image trunk in 8 bits by ONNX Runtime, on a CPU; nothing else with it.
+        min_agreement: Share of labels, from 0 to 1, that must be those of 32 bits.
+
+    Raises:
+        ValueError: There is no such path.
+    """
+
+    compile: bool = False
+    dtype: str | None = None
+    int8: bool = False
+    min_agreement: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in _DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; choose one of {', '.join(_DTYPES)}")
+        if self.int8 and (self.compile or self.dtype):
+            raise ValueError("--int8 is a path of its own: leave out --compile and --dtype")
+        if not (self.int8 or self.compile or self.dtype):
+            raise ValueError("--min-agreement goes with --compile, --dtype or --int8")
+        if not 0 <= self.min_agreement <= 1:
+            raise ValueError(f"--min-agreement is {self.min_agreement}; it must be from 0 to 1")
+
+    def __str__(self) -> str:
+        chosen = (("--compile", self.compile), (f"--dtype {self.dtype}", self.dtype), ("--int8", self.int8))
+        return " ".join(name for name, there in chosen if there)
+
+
+class FastEncoders(Encoders):
+    """The encoders of a model on a fast path. The model is not changed, and must not be.
+
+    Args:
+        model: In 32 bits and in eval mode.
+        fast: Which path.
+        pixels: Of images (at least 2, 3, height, width) by which 8 bits are calibrated; else not read.
+    """
+
+    def __init__(self, model: DiptychModel, fast: Fast, pixels: Tensor) -> None:
+        super().__init__()
+        self.follow(model)
+        self._fast = fast
+        self._dtype = _DTYPES[fast.dtype] if fast.dtype else torch.float32
+        # batch norms are folded everywhere: what a path changes in the last bit is compared anyway
+        self._images, self._texts = model.image_encoder.folded(), copy.copy(model.text_encoder)
+        self._texts._modules = dict(self._texts._modules)  # the copy's own, or its trunk would become the model's
+        if fast.int8:
+            self._images.trunk = _Int8Trunk(self._images.trunk, pixels)
+        if fast.dtype:
+            self._images.trunk.to(self._dtype)
+            self._texts.trunk = copy.deepcopy(self._texts.trunk).to(self._dtype)
+        if fast.compile:
+            self._images.trunk = torch.compile(self._images.trunk)  # type: ignore[assignment]
+            self._texts.trunk = torch.compile(self._texts.trunk, dynamic=True)  # words and rows of every batch differ
+
+    def _take(self, model: DiptychModel, state: list[object] | None) -> None:
+        if self.generation:
+            raise ValueError(f"the weights have changed since {self._fast} was compared with 32 bits: compare it again")
+        super()._take(model, state)
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """As of `Encoders`, in the number format of the path."""
+        if not self._fast.int8:
+            pixel_values = pixel_values.to(self._dtype, memory_format=torch.channels_last)
+        return self._images.encode(pixel_values)
+
+
+class _Int8Trunk(nn.Module):
+    """An image trunk as ONNX Runtime computes it, its weights and what runs between its layers in 8 bits.
+
+    Activations without a sign and weights with one are what AVX-512 VNNI multiplies; each output channel of the
+    weights has its own scale, each activation the range that it had over the calibration images.
+
+    Args:
+        trunk: Without batch norms; not changed.
+        pixels: To calibrate by.
+    """
+
+    def __init__(self, trunk: nn.Module, pixels: Tensor) -> None:
+        super().__init__()
+        import onnxruntime
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        with tempfile.TemporaryDirectory() as name:
+            plain, prepared, quantized = (str(Path(name) / f"{step}.onnx") for step in ("plain", "prepared", "int8"))
+            batch = {0: torch.export.Dim("batch")}
+            program: Any = torch.onnx.export(
+                trunk, (pixels[:2].contiguous(),), input_names=["pixels"], output_names=["features"],
+                dynamic_shapes=(batch,), dynamo=True, verbose=False,
+            )  # fmt: skip
+            program.save(plain)
+            quant_pre_process(plain, prepared)
+            quantize_static(
+                prepared, quantized, _Calibration(pixels), quant_format=QuantFormat.QDQ, per_channel=True,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                # without VNNI the sum of two products can be too large for its 16 bits
+                reduce_range=not torch.cpu._is_vnni_supported(),
+            )  # fmt: skip
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            self.session = onnxruntime.InferenceSession(quantized, options, providers=["CPUExecutionProvider"])
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Features (batch, width, rows, columns) of pixels (batch, 3, height, width)."""
+        return torch.from_numpy(self.session.run(None, {"pixels": pixel_values.contiguous().numpy()})[0])
+
+
+class _Calibration:
+    """Gives ONNX Runtime the calibration images, batch by batch."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.batches = iter(pixels.split(32))
+
+    def get_next(self) -> dict[str, Any] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {"pixels": batch.contiguous().numpy()}
+
+
+class _Recorded(Encoders):
+    """Encoders that keep the pixels they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels: list[Tensor] = []
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        self.pixels.append(pixel_values)
+        return super().encode_images(pixel_values)
+
+
+def quicken(
+    classifier: ImageTextClassifier,
+    fast: Fast,
+    read: Callable[[], Iterable[Mapping[str, Any]]],
+    columns: Columns | None = None,
+    folder: Path | None = None,
+    *,
+    batch_size: int | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Put a classifier on a fast path, if the first rows of its table get the same labels by it.
+
+    The first `WARM_UP` rows warm up, and calibrate 8 bits; by the `SAMPLE` rows after them both are compared, in
+    labels, scores and time. Rows that stand in an order should be shuffled: the first must be like the others.
+
+    Args:
+        classifier: Its `encoders` are replaced.
+        fast: Which path.
+        read: Gives the rows, from the first; it is called several times.
+        columns: As for `ImageTextClassifier.stream`.
+        folder: Likewise.
+        batch_size: Likewise.
+        say: What to do with the line that says how they compare.
+
+    Raises:
+        ValueError: The path cannot be had here, rows are too few, or too few labels agree. The classifier is as it was.
+    """
+    on_cpu = classifier.device.type == "cpu"
+    if fast.dtype == "fp16" and on_cpu:
+        raise ValueError("--dtype fp16 is for a GPU; on a CPU take --dtype bf16 or --int8")
+    if fast.int8 and not on_cpu:
+        raise ValueError("--int8 runs on a CPU, and there is a GPU here, which is faster: take --dtype bf16")
+    needed = ("onnx", "onnxscript", "onnxruntime")
+    if fast.int8 and not all(importlib.util.find_spec(name) for name in needed):
+        raise ValueError("--int8 needs ONNX Runtime, which is not there: pip install 'diptych[onnx]'")
+
+    def predictions(start: int, stop: int) -> Iterator[Prediction]:
+        some = islice(read(), start, stop)
+        return classifier.stream(some, columns=columns, folder=folder, batch_size=batch_size, prompt=False)
+
+    def timed() -> tuple[list[Prediction], float]:
+        clock = time.process_time if on_cpu else time.perf_counter
+        start = clock()
+        return list(predictions(WARM_UP, WARM_UP + SAMPLE)), clock() - start
+
+    def usable(one: Prediction) -> bool:  # without an image, 8 bits of images change nothing
+        return one["label"] is not None and not (fast.int8 and one["status"].startswith("image_"))
+
+    before = classifier.encoders
+    try:
+        classifier.encoders = recorded = _Recorded()
+        list(predictions(0, WARM_UP))
+        classifier.encoders = Encoders()
+        plain, plain_seconds = timed()
+        judged = [number for number, one in enumerate(plain) if usable(one)]
+        pixels = torch.cat(recorded.pixels) if recorded.pixels else torch.zeros(0)
+        if len(judged) < LEAST or (fast.int8 and len(pixels) < 2):
+            raise ValueError(
+                f"{fast} is compared with 32 bits on rows {WARM_UP} to {WARM_UP + SAMPLE} of the data, of which "
+                f"{len(judged)} can be used and {LEAST} are needed: leave it out"
+            )
+        try:
+            classifier.encoders = FastEncoders(classifier.model, fast, pixels)
+            list(predictions(0, WARM_UP))
+            found, seconds = timed()
+        except RuntimeError as error:  # of the compiler, whose message is long
+            if not fast.compile or isinstance(error, torch.OutOfMemoryError):
+                raise
+            why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"--compile cannot be had here ({why}): leave it out, or see to a C++ compiler") from error
+    except BaseException:
+        classifier.encoders = before
+        raise
+    pairs = [(plain[number], found[number]) for number in judged]
+    same = sum(one["label"] == other["label"] for one, other in pairs)
+    furthest = max(_furthest(one["scores"], other["scores"]) for one, other in pairs)
+    line = (
+        f"{fast}: {same} of {len(pairs)} labels ({same / len(pairs):.1%}) are those of 32 bits, largest difference of "
+        f"a score {furthest:.1g}, {plain_seconds / seconds:.1f} times its rows per {'CPU ' if on_cpu else ''}second"
+    )
+    if same < fast.min_agreement * len(pairs):
+        classifier.encoders = before
+        raise ValueError(f"{line}; {fast.min_agreement:.1%} must agree: leave it out, or give a lower --min-agreement")
+    say(line)
+
+
+def _furthest(scores: Any, others: Any) -> float:
+    return max(abs(score - others[name]) for name, score in scores.items())

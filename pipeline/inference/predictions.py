@@ -1,0 +1,48 @@
+"""What is said of one row, and how it stands beside the row's own columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
+
+
+class Prediction(TypedDict):
+    """What is said of one row.
+
+    `row` is its number, from 0; `status` one of `diptych.pipeline.data.rows.STATUSES` and `reason` what
+    is wrong in words; `label` the likeliest class and `score` its score, `scores` every class's, in
+    the model's order. Of a multi-label model `label` is the list of all classes whose score reaches
+    their threshold, in the model's order and empty if none does (JSON in CSV), and `score` the highest
+    of all scores. `image_weight` and `text_weight` sum to 1, None where a model has none. The
+    five last are None in a row without a prediction.
+    """
+
+    row: int
+    status: str
+    reason: str
+    label: str | list[str] | None
+    score: float | None
+    scores: dict[str, float] | None
+    image_weight: float | None
+    text_weight: float | None
+
+
+def output_row(row: Any, prediction: Prediction) -> dict[str, Any]:
+    """A row's own columns, then its prediction's. Image bytes are dropped, their path stays.
+
+    A column whose name the prediction needs becomes `input_<name>`; what is no row has no columns.
+    """
+    merged: dict[str, Any] = {}
+    for name, value in row.items() if isinstance(row, Mapping) else ():
+        if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
+            value = value["path"]
+        elif isinstance(value, (bytes, bytearray)) or hasattr(value, "getbands"):
+            continue
+        merged[f"input_{name}" if name in Prediction.__annotations__ else name] = value
+    return {**merged, **prediction}
+
+
+def output_columns(names: Iterable[str]) -> list[str]:
+    """The columns of what comes out of a table with columns `names`."""
+    nothing: Any = dict.fromkeys(Prediction.__annotations__)
+    return list(output_row(dict.fromkeys(names), nothing))

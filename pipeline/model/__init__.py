@@ -1,0 +1,1 @@
+"""The model, its configuration, its processor, and its folder on disk."""

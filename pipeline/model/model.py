@@ -1,0 +1,306 @@
+"""The model: encoders, fusion, logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel, initialization
+from transformers.utils import ModelOutput
+
+from ...encoders import BertEncoder, NullTokens, ResNetEncoder
+from ...encoders.tokens import Tokens
+from ...encoders.trainable import Part, check_partition
+from ...fusion import (
+    Alignment,
+    BilinearFusion,
+    ConcatFusion,
+    CrossModalFusion,
+    MLPFusion,
+    SelfAttentionFusion,
+    balance_loss,
+)
+from .config import DiptychConfig
+from .losses import ClassLoss
+
+Fusion = CrossModalFusion | SelfAttentionFusion | BilinearFusion | ConcatFusion | MLPFusion
+
+
+@dataclass
+class DiptychOutput(ModelOutput):
+    """What a forward pass gives.
+
+    Attributes:
+        loss: If labels were given: what `class_loss` makes of them, by default mean cross-entropy over the
+            rows; in training with the term that balances the modality weights, and with alignment's. Without
+            classes: alignment's alone. Where processes share a batch in training, the mean over them is the
+            loss of the one batch.
+        logits: (batch, classes), raw; None if the model has no classes.
+        modality_weights: (batch, 2), image first; None if the model learns none.
+        attentions: By name, (batch, layers, heads, queries, keys); None unless asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    modality_weights: Tensor | None = None
+    attentions: dict[str, Tensor] | None = None
+
+
+class DiptychModel(PreTrainedModel):
+    """ResNet regions and BERT words, fused and classified.
+
+    `DiptychModel(config)` has random weights and needs no network; `diptych.build_model` starts from
+    pretrained encoders; `from_pretrained` loads a saved model.
+
+    Attributes:
+        class_loss: Of the classes. How a run weighs them belongs to the run: it is not saved, and plain after loading.
+
+    Args:
+        config: The architecture.
+    """
+
+    config_class = DiptychConfig
+    base_model_prefix = "diptych"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+
+    def __init__(self, config: DiptychConfig) -> None:
+        super().__init__(config)
+        self.image_encoder = ResNetEncoder(
+            config.image_encoder, dim=config.hidden_size, region_grid=config.region_grid or 0
+        )
+        self.text_encoder = BertEncoder(config.text_config, dim=config.hidden_size, pool=bool(config.pool_words))
+        self.null_tokens = NullTokens(config.hidden_size, dropout=config.modality_dropout)
+        self.fusion = build_fusion(config)
+        self.head = nn.Linear(self.fusion.out_dim, config.num_labels) if config.num_labels else None
+        self.alignment = Alignment(config.hidden_size) if config.alignment_weight else None
+        self.class_loss = ClassLoss(multi_label=config.multi_label)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_present: Tensor | None = None,
+        text_present: Tensor | None = None,
+        labels: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        *,
+        image_features: Tensor | None = None,
+        text_features: Tensor | None = None,
+        modality_weights: Tensor | None = None,
+        output_attentions: bool = False,
+        average_heads: bool = False,
+        return_dict: bool = True,
+    ) -> DiptychOutput | tuple[Any, ...]:
+        """Logits of each row.
+
+        Args:
+            pixel_values: (batch, 3, height, width), normalised; absent rows may hold anything.
+            input_ids: (batch, words), real words first.
+            attention_mask: (batch, words), 1 = a real word.
+            image_present: (batch,), False in rows without an image; all are there if not given.
+            text_present: (batch,), likewise.
+            labels: (batch,), class indices, for a loss; (batch, classes), 1 or 0, if the model is multi-label.
+            image_ids: (batch,), equal where images are: such rows are no contrast to each other.
+            text_ids: (batch,), likewise of texts.
+            image_features: What the image encoder's `encode` gives, in place of `pixel_values`.
+            text_features: What the text encoder's `encode` gives, in place of `input_ids`.
+            modality_weights: (batch, 2), to be used in place of the gate's own.
+            output_attentions: Whether to give the fusion's attention maps.
+            average_heads: Whether to give their mean over the heads, as one head.
+            return_dict: False gives a tuple without what is None.
+        """
+        # Tokens (batch, regions, dim) and (batch, words, dim)
+        image = self.image_encoder(pixel_values, image_present, features=image_features)
+        text = self.text_encoder(input_ids, attention_mask, text_present, features=text_features)
+        output = self.fuse(
+            image,
+            text,
+            labels=labels,
+            image_ids=image_ids,
+            text_ids=text_ids,
+            modality_weights=modality_weights,
+            output_attentions=output_attentions,
+            average_heads=average_heads,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def encode(self, batch: Mapping[str, Any]) -> tuple[Tokens, Tokens]:
+        """Tokens (batch, regions, dim) and (batch, words, dim) of a batch as `Collate` gives it.
+
+        Args:
+            batch: Of the tensors that `forward` takes by name, those of both halves.
+        """
+        image = self.image_encoder(
+            batch.get("pixel_values"), batch["image_present"], features=batch.get("image_features")
+        )
+        text = self.text_encoder(
+            batch.get("input_ids"),
+            batch["attention_mask"],
+            batch["text_present"],
+            features=batch.get("text_features"),
+        )
+        return image, text
+
+    def fuse(
+        self,
+        image: Tokens,
+        text: Tokens,
+        *,
+        labels: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        modality_weights: Tensor | None = None,
+        output_attentions: bool = False,
+        average_heads: bool = False,
+    ) -> DiptychOutput:
+        """What `forward` does after the encoders, for tokens that are at hand.
+
+        Args: `image` (batch, regions, dim) and `text` (batch, words, dim) as the encoders give them; the
+            others as for `forward`.
+        """
+        loss = None
+        if self.alignment is not None and self.training:
+            loss = self.config.alignment_weight * self.alignment(image, text, image_ids=image_ids, text_ids=text_ids)
+        if self.head is None:
+            return DiptychOutput(loss)
+        image, text = self.null_tokens(image, text)
+        fused = self.fusion(image, text, modality_weights=modality_weights, return_attentions=output_attentions)
+        logits = self.head(fused.features)  # (batch, classes)
+        if labels is not None:
+            classified = self.class_loss(logits, labels, shared=self.training)
+            loss = classified if loss is None else loss + classified
+            if self.training and self.config.modality_gate and self.config.balance:
+                present = torch.stack([image.present, text.present], dim=1)
+                loss = loss + self.config.balance * balance_loss(fused.modality_weights, present)
+        weights = fused.modality_weights if self.config.modality_gate else None
+        maps = {key: m.mean(2, keepdim=True) if average_heads else m for key, m in fused.attentions.items()}
+        return DiptychOutput(loss if labels is not None else None, logits, weights, maps or None)
+
+    def set_alignment(self, weight: float) -> None:
+        """Change the weight of contrastive alignment; its layers are new if there were none, gone at 0.
+
+        Raises:
+            ValueError: The weight is below 0.
+        """
+        if not weight >= 0:
+            raise ValueError(f"alignment_weight is {weight}; it must be at least 0")
+        self.config.alignment_weight = weight
+        if not weight:
+            self.alignment = None
+        elif self.alignment is None:
+            self.alignment = Alignment(self.config.hidden_size).to(self.device)
+
+    def embed_images(self, pixel_values: Tensor, image_present: Tensor | None = None) -> Tensor:
+        """Images in the space where each lies close to its text, (batch, dim), of length 1.
+
+        Args:
+            pixel_values: (batch, 3, height, width), normalised.
+            image_present: (batch,), False in rows without an image, whose embeddings mean nothing.
+
+        Raises:
+            ValueError: The model was not trained with alignment.
+        """
+        return self.require_alignment().embed_image(self.image_encoder(pixel_values, image_present))
+
+    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor, text_present: Tensor | None = None) -> Tensor:
+        """Texts in the same space, (batch, dim), of length 1.
+
+        Args:
+            input_ids: (batch, words).
+            attention_mask: (batch, words), 1 = a real word.
+            text_present: (batch,), False in rows without a text, likewise.
+
+        Raises:
+            ValueError: The model was not trained with alignment.
+        """
+        return self.require_alignment().embed_text(self.text_encoder(input_ids, attention_mask, text_present))
+
+    def require_alignment(self) -> Alignment:
+        """What brings images and texts into one space.
+
+        Raises:
+            ValueError: The model was not trained with alignment.
+        """
+        if self.alignment is None:
+            raise ValueError(
+                "this model cannot rank: it was trained without alignment; train one with --objective align, "
+                "or with --alignment-weight above 0"
+            )
+        return self.alignment
+
+    def parts(self) -> list[Part]:
+        """Every parameter once, ordered from the input up: the trunks' parts, then what always trains."""
+        parts: list[Part] = [(f"image.{name}", modules) for name, modules in self.image_encoder.parts()]
+        parts += [(f"text.{name}", modules) for name, modules in self.text_encoder.parts()]
+        parts.append(("projections", [self.image_encoder.projection, self.text_encoder.projection]))
+        parts.append(("fusion", [self.null_tokens, self.fusion]))
+        parts.append(("head", [module for module in (self.head, self.alignment) if module is not None]))
+        check_partition(self, parts)
+        return parts
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a saved model: arguments as for any transformers model. Its trunks count as pretrained."""
+        kwargs.setdefault("dtype", torch.float32)
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.image_encoder.pretrained = model.text_encoder.pretrained = True
+        return loaded
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Modules initialise themselves; only new heads may come here with no weights at all."""
+        if module is self.head:
+            initialization.normal_(module.weight, std=0.02)
+            initialization.zeros_(module.bias)
+
+
+def require_classes(model: DiptychModel) -> None:
+    """See that a model can classify.
+
+    Raises:
+        ValueError: It was trained to align, without labels.
+    """
+    if model.head is None:
+        raise ValueError(
+            "this model has no classes: it was trained to align images and texts. Rank with it (diptych rank), "
+            "or train from it with labels (diptych train DATA --model MODEL --out DIR)"
+        )
+
+
+def build_fusion(config: DiptychConfig) -> Fusion:
+    """The fusion that `config` names."""
+    dim, heads, dropout = config.hidden_size, config.fusion_heads, config.dropout
+    gated = bool(config.modality_gate)
+    if config.fusion == "concat":
+        return ConcatFusion(dim, heads=heads, dropout=dropout, gated=gated)
+    if config.fusion == "mlp":
+        return MLPFusion(dim, dropout=dropout, gated=gated)
+    hidden, layers = config.fusion_hidden_size or 0, config.fusion_layers
+    if config.fusion == "bilinear":
+        return BilinearFusion(
+            dim, glimpses=config.glimpses, rank=hidden, heads=heads, hidden=hidden, dropout=dropout, gated=gated
+        )
+    if config.fusion == "self-attention":
+        return SelfAttentionFusion(
+            dim,
+            layers=layers,
+            heads=heads,
+            hidden=hidden,
+            dropout=dropout,
+            gated=gated,
+            pattern=config.pattern,
+            window=config.window,
+            global_tokens=tuple(config.global_tokens),
+        )
+    return CrossModalFusion(dim, layers=layers, heads=heads, hidden=hidden, dropout=dropout, gated=gated)
+
+
+AutoModel.register(DiptychConfig, DiptychModel)

@@ -1,0 +1,1 @@
+"""Processes, signals and files: nothing of the domain."""

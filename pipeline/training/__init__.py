@@ -1,0 +1,1 @@
+"""Fine-tuning: from data and options to the folder of a run."""

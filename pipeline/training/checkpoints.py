@@ -1,0 +1,280 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped, in folders that are whole or not there.
+
+`OUT/checkpoints/00000040` is where a run stood after 40 optimizer steps: `model.safetensors`, `optimizer.safetensors`,
+`state.json` and, written last, `manifest.json` with the size and hash of each. The state of random generators is not
+among them: every draw follows from the seed and its place in the run (`batches.draw_seed`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .resume import require_same
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: Optimizer steps taken, or skipped, in all epochs.
+        epoch: The one it is in, from 1.
+        epoch_step: Steps taken in it.
+        batches: Steps of this epoch that were taken, not skipped.
+        losses: The sum of their losses, of each process.
+        seconds: Spent in this epoch.
+        start: Metrics before training.
+        history: Of each epoch that is over.
+        problems: Rows that were not whole, by status, in all epochs and processes.
+        unsaid: Those that this process has met since all told each other.
+        skipped: Steps that were not taken, because a loss or gradient was not finite.
+    """
+
+    step: int = 0
+    epoch: int = 1
+    epoch_step: int = 0
+    batches: int = 0
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    start: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    problems: dict[str, int] = field(default_factory=dict)
+    unsaid: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+
+    def meet(self, status: str) -> None:
+        """Count a row that was not whole."""
+        self.unsaid[status] = self.unsaid.get(status, 0) + 1
+
+    def tell(self) -> None:
+        """Add what every process has met to what all know; all must take part."""
+        for met in gather_object([self.unsaid]):
+            self.problems = dict(Counter(self.problems) + Counter(met))
+        self.unsaid = {}
+
+    def end_epoch(self, epoch: dict[str, Any]) -> None:
+        """Keep what an epoch gave, and stand at the beginning of the next."""
+        self.tell()
+        self.history.append(epoch)
+        self.epoch, self.epoch_step, self.batches, self.losses, self.seconds = self.epoch + 1, 0, 0, [], 0.0
+
+
+class Checkpoints:
+    """The checkpoints of one run: its main process writes and reads, all others hear from it.
+
+    Args:
+        folder: Where they are.
+        accelerator: Of the run.
+        identity: What a run that goes on must have in common with the one that stopped, by name.
+        model: Prepared by `accelerator`, as is the optimizer.
+        optimizer: Its state is saved tensor by tensor.
+        schedule: Of the learning rates.
+        keep: How many of the newest stay.
+        say: What to do with each line for the user.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        *,
+        identity: dict[str, Any],
+        model: Any,
+        optimizer: Any,
+        schedule: Any,
+        keep: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.folder, self.accelerator, self.identity = folder, accelerator, identity
+        self.model, self.optimizer, self.schedule = accelerator.unwrap_model(model), optimizer, schedule
+        self.keep, self.say = keep, say
+
+    def save(self, progress: Progress) -> Path:
+        """Write one beside the others and rename it into its place; then remove what is older than the last `keep`.
+
+        Raises:
+            OSError: It cannot be written; those that were there stay.
+        """
+        path = self.folder / f"{progress.step:08d}"
+        failed: list[str | None] = [None]
+        progress.tell()
+        losses = gather_object(progress.losses)
+        if self.accelerator.is_main_process:
+            try:
+                self._write(path, progress, losses)
+                self._prune(progress.step)
+            except OSError as error:
+                failed = [str(error)]
+        if broadcast_object_list(failed)[0] is not None:
+            raise OSError(failed[0])
+        return path
+
+    def load(self) -> Progress | None:
+        """Go to the newest whole checkpoint: put model, optimizer and schedule there; None if there is none.
+
+        Raises:
+            ValueError: It is of a run with other data, another model or other options.
+        """
+        found: list[Any] = [None, None]
+        if self.accelerator.is_main_process:
+            try:
+                found[0] = self._read()
+            except ValueError as error:
+                found[1] = str(error)
+        found = broadcast_object_list(found)
+        if found[1] is not None:
+            raise ValueError(found[1])
+        if found[0] is None:
+            return None
+        weights, moments, state = found[0]
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(_joined(moments, state["optimizer"]))
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        progress = Progress(**state["progress"])
+        here, losses = self.accelerator.num_processes, progress.losses
+        if losses and len(losses) != here:
+            # a shared batch is the same however many share it, but what dropout draws for it is not
+            self.say(
+                f"the run had {len(losses)} processes and has {here} now: it goes on, but not bit for bit as before"
+            )
+            losses = [sum(losses) / len(losses)] * here
+        progress.losses = losses[self.accelerator.process_index :][:1]
+        return progress
+
+    def _read(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]] | None:
+        for path in reversed(checkpoint_folders(self.folder)):
+            damage = damage_of(path)
+            if damage is not None:
+                self.say(f"skipping the checkpoint {path}: {damage}")
+                continue
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            require_same(state["identity"], self.identity, self.folder.parent)
+            self.say(f"going on from {path}")
+            return load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"), state
+        self.say(f"no whole checkpoint in {self.folder}: starting from the beginning")
+        return None
+
+    def _write(self, path: Path, progress: Progress, losses: list[float]) -> None:
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.model.state_dict().items()}
+        moments, rest = _split(self.optimizer.state_dict())
+        scaler = self.accelerator.scaler
+        state = {
+            "identity": self.identity,
+            "progress": asdict(progress) | {"losses": losses},
+            "optimizer": rest,
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        text = json.dumps(state)
+        needed = len(text) + sum(t.numel() * t.element_size() for t in (*weights.values(), *moments.values()))
+        beside: Path | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self.folder))
+            beside.chmod(0o755)
+            if shutil.disk_usage(self.folder).free < needed:  # said before minutes are spent on writing
+                raise OSError("the disk is full")
+            save_file(weights, beside / "model.safetensors")
+            save_file(moments, beside / "optimizer.safetensors")
+            (beside / "state.json").write_text(text, encoding="utf-8")
+            manifest = {name: _facts(beside / name) for name in FILES}
+            (beside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            for file in (*beside.iterdir(), beside):
+                to_disk(file)
+            shutil.rmtree(path, ignore_errors=True)  # a damaged one of the same step
+            beside.replace(path)
+            to_disk(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(beside, ignore_errors=True) if beside else None
+            raise OSError(self._no_room(path, needed, error)) from error
+
+    def _no_room(self, path: Path, needed: int, error: Exception) -> str:
+        whole = [p for p in checkpoint_folders(self.folder) if damage_of(p) is None]
+        stays = f"the last good one is {whole[-1]}" if whole else "there is none before it"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
+        return (
+            f"the checkpoint {path} cannot be written ({reason}): it needs {_size(needed)}, {_size(free)} are free; "
+            f"{stays}. Make room, then go on with --resume"
+        )
+
+    def _prune(self, step: int) -> None:
+        """Remove all but the last `keep` up to `step`, and those of later steps, which were damaged."""
+        paths = checkpoint_folders(self.folder)
+        earlier = [path for path in paths if int(path.name) <= step]
+        for path in {*paths} - {*earlier[-self.keep :]}:
+            shutil.rmtree(path, ignore_errors=True)
+        for left in self.folder.glob(".[0-9]*"):  # of a save that was killed
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, whole or not, by step."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((path for path in found if path.is_dir() and path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with the checkpoint at `path`; None if it is whole."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        wrong = [name for name in FILES if _facts(path / name) != manifest.get(name)]
+    except FileNotFoundError as error:
+        return f"it lacks {Path(error.filename).name}"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"it cannot be read ({error})"
+    return f"{wrong[0]} is not what was written" if wrong else None
+
+
+def _split(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of an optimizer's state, by parameter and name, and the rest of it, which JSON can hold."""
+    tensors = {f"{i}.{name}": t.contiguous() for i, entry in optimizer["state"].items() for name, t in entry.items()}
+    return tensors, {"param_groups": optimizer["param_groups"]}
+
+
+def _joined(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    return {"state": state, **rest}
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    found = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return {"bytes": file.stat().st_size, "blake2b": found.hexdigest()}
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, would outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

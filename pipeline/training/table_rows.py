@@ -1,0 +1,138 @@
+"""What a run learns from and is judged by: the rows of both, their classes, and how they are held apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.columns import label_ids, label_names
+from ..data.labels import is_multi_label, multi_label_names, multi_label_targets, strata
+from ..data.rows import Columns
+from ..data.tables import Table, hold_out
+from ..loading.loader import Augmentation, PairDataset, speaks_of_sides
+from ..model.processor import DiptychProcessor
+from .config import TrainConfig
+
+
+class TableRows:
+    """Rows that can be asked for by number.
+
+    Without a validation split a share of every class is held out of the training rows.
+
+    Args:
+        tables: By split; `train`, or the only one, is trained on.
+        columns: Which columns to read.
+        config: How the run goes.
+
+    Attributes:
+        names: The classes; none if the run only aligns.
+        multi_label: Whether a row may have several or none.
+        source: Where the rows to validate with come from, in words.
+
+    Raises:
+        ValueError: The labels cannot be learned from, or nothing can be held out.
+    """
+
+    def __init__(self, tables: Mapping[str, Table], columns: Columns, config: TrainConfig) -> None:
+        self.columns, self.config = columns, config
+        self.table = training_table(tables)
+        self.aligning = config.objective == "align"
+        self.names: list[str] = []
+        self.multi_label = not self.aligning and is_multi_label(self.table, str(columns.label))
+        labels = None
+        if not self.aligning:
+            self.names = (multi_label_names if self.multi_label else label_names)(self.table, str(columns.label))
+            labels = self._read_labels(self.table)
+            require_two(len(set(labels)), len(labels), self.table, columns)
+        self.kept: list[int] | None = None
+        self.held: list[int] | None = None
+        self.labels, self.held_table, self.held_labels = labels, self.table, labels
+        if "validation" in tables:
+            self.held_table = tables["validation"]
+            self.held_labels = None if self.aligning else self._read_labels(self.held_table)
+            self.source = "its own split"
+        else:
+            classes = [0] * len(self.table.rows) if labels is None else strata(labels) if self.multi_label else labels
+            self.kept, self.held = hold_out(self.table, classes, fraction=config.validation_share, seed=config.seed)
+            self.source = f"a stratified {config.validation_share:.0%}, seed {config.seed}"
+        if self.multi_label:
+            require_any(sum(map(sum, _chosen(self.held_labels, self.held))), self.held_table, columns)
+
+    def _read_labels(self, table: Table) -> Any:
+        return (multi_label_targets if self.multi_label else label_ids)(table, str(self.columns.label), self.names)
+
+    def speaks_of_sides(self) -> bool:
+        """Whether the texts to train on speak of left and right."""
+        return speaks_of_sides(self.table.rows[self.columns.text][:10_000])
+
+    def class_counts(self) -> Tensor:
+        """How many rows to train on have each class, (classes,); of multi-label rows (2, classes), absence first."""
+        labels = torch.tensor(_chosen(self.labels, self.kept))
+        if not self.multi_label:
+            return torch.bincount(labels, minlength=len(self.names))
+        present = labels.sum(dim=0)
+        return torch.stack([len(labels) - present, present])
+
+    def pair_sets(
+        self, processor: DiptychProcessor, augmentation: Augmentation | None, *, ids: bool, augment_from: int = 1
+    ) -> tuple[PairDataset, PairDataset]:
+        """The rows to train on and those to validate with.
+
+        Args:
+            processor: Of the model.
+            augmentation: Of the pictures to train on.
+            ids: Whether training needs the hashes of images and texts.
+            augment_from: Epoch from which pictures are changed.
+        """
+        seed = self.config.seed
+        return (
+            PairDataset(
+                self.table,
+                self.columns,
+                self.labels,
+                processor,
+                rows=self.kept,
+                augmentation=augmentation,
+                ids=ids,
+                seed=seed,
+                augment_from=augment_from,
+            ),
+            PairDataset(self.held_table, self.columns, self.held_labels, processor, rows=self.held, ids=self.aligning),
+        )
+
+
+def training_table(tables: Mapping[str, Table]) -> Table:
+    """The split to train on."""
+    return tables["train"] if "train" in tables else next(iter(tables.values()))
+
+
+def require_two(classes: int, rows: int, table: Table, columns: Columns) -> None:
+    """See that there is something to tell apart.
+
+    Raises:
+        ValueError: All rows have the same label.
+    """
+    if classes < 2:
+        raise ValueError(
+            f"{table.name}: all {rows} rows have the same label in {columns.label!r}; nothing can be learned"
+        )
+
+
+def require_any(labels: int, table: Table, columns: Columns) -> None:
+    """See that multi-label rows to validate with have a label at all.
+
+    Raises:
+        ValueError: They have none.
+    """
+    if not labels:
+        raise ValueError(
+            f"{table.name}: no row to validate with has a label in {columns.label!r}, so that nothing can be "
+            "measured; give a validation split in which some have"
+        )
+
+
+def _chosen(labels: Any, rows: Sequence[int] | None) -> Any:
+    return labels if rows is None else [labels[row] for row in rows]

@@ -1,0 +1,131 @@
+"""`tune.json`: the trials of a sweep, what came of each, and whether the sweep may go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..model.build import tidy
+from ..training.resume import write_record
+
+NAME = "tune.json"
+
+
+@dataclass
+class Trial:
+    """One training run of a sweep.
+
+    Attributes:
+        number: From 1.
+        parameters: What was chosen for it, by name.
+        state: `running`, `done`, `pruned` or `failed`.
+        figures: The figure by which trials are compared, of each epoch.
+        losses: On the validation rows, of each epoch.
+        seconds: Of training, of each epoch.
+        reason: Why it failed.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    state: str = "running"
+    figures: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    reason: str = ""
+
+    def end_epoch(self, epoch: int, figure: float, loss: float, seconds: float) -> None:
+        """Keep what an epoch gave, from 1; one that is trained again replaces what it gave, and what came after."""
+        for values, value in ((self.figures, figure), (self.losses, loss), (self.seconds, seconds)):
+            values[epoch - 1 :] = [value]
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """By what trials are compared, like epochs: the figure of the best epoch, then its loss."""
+        return max((figure, -loss) for figure, loss in zip(self.figures, self.losses, strict=True))
+
+    @property
+    def figure(self) -> float | None:
+        """Of its best epoch; None if none was ended."""
+        return self.rank[0] if self.figures else None
+
+
+@dataclass
+class Sweep:
+    """All that a sweep is, as its folder keeps it.
+
+    Attributes:
+        folder: With `tune.json`, the best model in `model/` and the runs in `trials/`.
+        identity: What must be the same for it to go on, by name.
+        figure: The name of the figure by which trials are compared.
+        trials: In the order in which they began.
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+    figure: str
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def best(self) -> Trial | None:
+        """The best of those that were trained to their end."""
+        return max((trial for trial in self.trials if trial.state == "done"), key=lambda t: t.rank, default=None)
+
+    def run_folder(self, trial: Trial) -> Path:
+        """Where a trial is trained."""
+        return self.folder / "trials" / f"{trial.number:04d}"
+
+    def record(self) -> dict[str, Any]:
+        """The sweep as JSON holds it."""
+        best = self.best
+        return {
+            "figure": self.figure,
+            "best": None if best is None else best.number,
+            "identity": self.identity,
+            "trials": [asdict(trial) for trial in self.trials],
+        }
+
+    def save(self) -> None:
+        """Write `tune.json`, whole or not at all; then keep, of all that trials have saved, what is still needed.
+
+        That is the best model, in `model/`, and what a trial that is running can go on from.
+
+        Raises:
+            OSError: Something cannot be written.
+        """
+        write_record(self.folder, self.record(), name=NAME)
+        self.clear()
+
+    def clear(self) -> None:
+        """Bring the folder to what `tune.json` says, wherever an earlier process was killed."""
+        place, best = self.folder / "model", self.best
+        tidy(place)
+        if best is not None and (self.run_folder(best) / "model").is_dir():
+            old = place.with_name(f".{place.name}.old")
+            if place.exists():
+                place.rename(old)
+            (self.run_folder(best) / "model").rename(place)
+            shutil.rmtree(old, ignore_errors=True)
+        for trial in self.trials:
+            if trial.state != "running":
+                for left in ("model", "checkpoints"):
+                    shutil.rmtree(self.run_folder(trial) / left, ignore_errors=True)
+
+
+def read_sweep(folder: Path) -> Sweep | None:
+    """The sweep in `folder`; None if there is none.
+
+    Raises:
+        ValueError: Its record cannot be read.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        trials = [Trial(**trial) for trial in found["trials"]]
+        return Sweep(folder, found["identity"], found["figure"], trials)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a sweep ({error}); choose another --out") from error

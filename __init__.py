@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .pipeline.runtime.version import __version__
+
 if TYPE_CHECKING:
     from .encoders.image import ResNetEncoder as ResNetEncoder
     from .encoders.text import BertEncoder as BertEncoder
@@ -21,14 +23,12 @@ if TYPE_CHECKING:
     from .pipeline.evaluation.evaluate import evaluate as evaluate
     from .pipeline.inference.classifier import ImageTextClassifier as ImageTextClassifier
     from .pipeline.model.build import build_model as build_model
-    from .pipeline.model.build import load_model as load_model
     from .pipeline.model.config import DiptychConfig as DiptychConfig
+    from .pipeline.model.folder import load_model as load_model
     from .pipeline.model.model import DiptychModel as DiptychModel
     from .pipeline.model.processor import DiptychProcessor as DiptychProcessor
     from .pipeline.training.train import train as train
     from .pipeline.tuning.tune import tune as tune
-
-__version__ = "0.3.0"
 
 _HOMES = {
     "BertEncoder": "encoders.text",

@@ -12,7 +12,8 @@ import argparse
 
 import numpy as np
 from diptych import ImageTextClassifier
-from diptych.pipeline.data.columns import find_columns, label_values
+from diptych.pipeline.data.columns import find_columns
+from diptych.pipeline.data.labels import label_values
 from diptych.pipeline.data.tables import load_tables
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from diptych import DiptychConfig, DiptychModel, DiptychProcessor
 from diptych.encoders import Tokens
-from diptych.pipeline.data.columns import find_columns, label_ids, label_names
+from diptych.pipeline.data.columns import find_columns
+from diptych.pipeline.data.labels import label_ids, label_names
 from diptych.pipeline.data.tables import load_tables
-from diptych.pipeline.loading.loader import Collate, PairDataset
+from diptych.pipeline.loading.dataset import PairDataset
+from diptych.pipeline.loading.loader import Collate
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup

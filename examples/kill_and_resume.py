@@ -26,8 +26,8 @@ from diptych import make_scenes, train
 from diptych.encoders.text import quiet_transformers
 from diptych.pipeline.demo.scenes import vocabulary
 from diptych.pipeline.model import build
+from diptych.pipeline.runtime.record import read_record
 from diptych.pipeline.training import checkpoints
-from diptych.pipeline.training.resume import read_record
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, BertTokenizer
 

@@ -29,8 +29,17 @@ from diptych import DiptychConfig, DiptychModel, DiptychProcessor
 from diptych.encoders.tokens import Tokens
 from diptych.fusion.attention import Attention
 from diptych.pipeline.demo.drawing import COLOURS, SHAPES, Scene, draw_scene
-from diptych.pipeline.demo.scenes import KINDS, LABELS, NUMBERS, Quadruple, make_quadruples, make_scenes, vocabulary
-from diptych.pipeline.model.build import SHIPPED_MODEL, load_model, save_model
+from diptych.pipeline.demo.scenes import (
+    KINDS,
+    LABELS,
+    NUMBERS,
+    SHIPPED_MODEL,
+    Quadruple,
+    make_quadruples,
+    make_scenes,
+    vocabulary,
+)
+from diptych.pipeline.model.folder import load_model, save_model
 from diptych.pipeline.model.processor import DiptychImageProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F

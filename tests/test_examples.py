@@ -11,7 +11,7 @@ import pytest
 from datasets import DatasetDict
 from diptych import load_model
 from diptych.pipeline.cli.main import app
-from diptych.pipeline.model.build import save_model
+from diptych.pipeline.model.folder import save_model
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]

@@ -28,10 +28,12 @@ import torch
 import transformers
 from diptych import DiptychConfig, DiptychModel, DiptychProcessor
 from diptych.encoders.text import load_text_config
-from diptych.pipeline.data.columns import find_columns, label_ids, label_names
+from diptych.pipeline.data.columns import find_columns
+from diptych.pipeline.data.labels import label_ids, label_names
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.feature_cache.encode import RowsToEncode, encode_images, encode_texts
-from diptych.pipeline.loading.loader import Batches, Collate, PairDataset
+from diptych.pipeline.loading.dataset import PairDataset
+from diptych.pipeline.loading.loader import Batches, Collate
 from diptych.pipeline.loading.plan import Plan
 from diptych.pipeline.model.build import load_tokenizer
 from diptych.pipeline.model.processor import DiptychImageProcessor

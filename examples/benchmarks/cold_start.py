@@ -24,7 +24,8 @@ import torch
 import torchvision
 import transformers
 from diptych.encoders.text import quiet_transformers
-from diptych.pipeline.model.build import build_model, save_model
+from diptych.pipeline.model.build import build_model
+from diptych.pipeline.model.folder import save_model
 from PIL import Image
 from safetensors.torch import save_file
 

@@ -40,8 +40,8 @@ from cold_start import default_text_encoder
 from diptych import ImageTextClassifier
 from diptych.pipeline.data.images import read_image
 from diptych.pipeline.demo.drawing import draw_scene
-from diptych.pipeline.demo.scenes import LABELS, make_quadruples
-from diptych.pipeline.model.build import SHIPPED_MODEL, build_model
+from diptych.pipeline.demo.scenes import LABELS, SHIPPED_MODEL, make_quadruples
+from diptych.pipeline.model.build import build_model
 from PIL import Image, ImageChops
 from skimage import data
 from torchvision import transforms

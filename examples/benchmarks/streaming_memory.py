@@ -68,7 +68,7 @@ def write(file: Path, rows: int) -> None:
 def train_once(file: Path, out: Path) -> None:
     """Train from the encoders of the model that ships, and print the process's peak in MB."""
     from diptych import train
-    from diptych.pipeline.model.build import SHIPPED_MODEL
+    from diptych.pipeline.demo.scenes import SHIPPED_MODEL
 
     shipped, few = str(SHIPPED_MODEL), {"fusion": "mlp"}
     train(file, out, image_encoder=shipped, text_encoder=shipped, architecture=few, epochs=1, quiet=True, stream=True)

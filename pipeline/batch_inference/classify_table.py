@@ -16,17 +16,18 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from ... import __version__
-from ..data.columns import find_columns
+from ..data.columns import _names, _stream_columns, _table_columns
 from ..data.csv_jsonl import CsvRows, JsonRows
 from ..data.rows import STATUSES, BadRow, Columns
-from ..data.tables import FORMATS, Table, load_tables, pick_split, read_json_lines, readable
+from ..data.splits import pick_split
+from ..data.tables import FORMATS, Table, load_tables, read_json_lines, readable
 from ..data.writer import RowWriter, types_of_features, types_of_rows
-from ..inference.classifier import ImageTextClassifier, pair_columns
+from ..inference.classifier import ImageTextClassifier
 from ..inference.fast_path import Fast, quicken
 from ..inference.predictions import Prediction, output_row
-from ..training.interrupts import Interrupted, StopSignals
-from ..training.resume import model_digest
+from ..model.fingerprint import model_digest
+from ..runtime.signals import Interrupted, StopSignals
+from ..runtime.version import __version__
 from .parts import Parts, Pieces, write_parts
 from .team import Together
 
@@ -309,36 +310,6 @@ def _column_types(table: Table, *, every: bool) -> dict[str, Any] | None:
     nothing: Any = dict.fromkeys(Prediction.__annotations__)
     rows = islice(table.rows, None if every and isinstance(table.rows, JsonRows) else 1000)  # CSV is text anyway
     return types_of_rows(output_row(row, nothing) for row in rows)
-
-
-def _table_columns(table: Table, image: str | None, text: str | None) -> Columns:
-    """The columns of a table, every row of which has the same."""
-    try:
-        return find_columns(table, image=image, text=text, need_label=False)
-    except ValueError as error:
-        if image is None and text is None:
-            raise ValueError(f"{error}, or name the other column alone if there is none") from error
-        if (image is None or text is None) and {image, text} & _names(table):
-            return Columns(image or "image", text or "text")
-        raise
-
-
-def _stream_columns(table: Table, image: str | None, text: str | None) -> Columns:
-    """The columns of a stream, told by its first row that can be read; that row may lack a half, or be none."""
-    given = dict.fromkeys([name for name in (image, text) if name is not None], "")
-    if (image is not None and text is not None) or not table.first:
-        return Columns(image or "image", text or "text")
-    if given:
-        try:
-            table = replace(table, first={**given, **table.first})
-            return find_columns(table, image=image, text=text, need_label=False)
-        except ValueError:
-            return Columns(image or "image", text or "text")
-    return pair_columns(table)
-
-
-def _names(table: Table) -> set[str]:
-    return set(getattr(table.rows, "features", None) or table.first or ())
 
 
 def _silence(line: str) -> None:

@@ -11,8 +11,8 @@ from typing import TypeVar, cast
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from ..training.interrupts import Interrupted, StopSignals
-from ..training.resume import read_record
+from ..runtime.record import read_record
+from ..runtime.signals import Interrupted, StopSignals
 from .parts import RECORD
 
 _POLL = 0.2

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from ..data.columns import find_columns
 from ..data.labels import as_list, is_list, is_multi_label
 from ..data.rows import Columns, read_text
-from ..data.tables import Table, load_tables, pick_split
+from ..data.splits import pick_split
+from ..data.tables import Table, load_tables
 from ..data.writer import RowWriter
 from .findings import ERRORS, WARNINGS, Checked, Finding, errors, in_order, warnings
 from .scan import CountTokens, Facts, joined, label_code, read_facts, text_hash

@@ -16,8 +16,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..data.columns import label_text
-from ..data.labels import labels_in
+from ..data.labels import label_text, labels_in
 from ..data.rows import Columns, read_pair
 from ..data.tables import Table
 

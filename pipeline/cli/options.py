@@ -119,3 +119,18 @@ Accumulate = Annotated[int, typer.Option(help="Forward passes per optimizer step
 ClassWeightsOf = Annotated[ClassWeights, typer.Option(help="Let every row count the same in the loss, or every class.")]
 PrecisionOf = Annotated[Precision, typer.Option(help="Number format; no is 32 bits.")]
 Workers = Annotated[int, typer.Option(help="Processes per device that prepare rows.")]
+
+
+def _size(size: str) -> tuple[int, int]:
+    height, _, width = size.lower().partition("x")
+    if not height.isdigit() or (width and not width.isdigit()):
+        raise ValueError(f"--image-size is {size!r}; give HEIGHTxWIDTH in pixels, such as 80x60, or one number")
+    return int(height), int(width or height)
+
+
+def _parts(count: str, option: str) -> int | None:
+    if count == "all":
+        return None
+    if not count.isdigit():
+        raise ValueError(f"{option} is {count!r}; give a number of parts, or all")
+    return int(count)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -74,82 +73,6 @@ def find_columns(
     return Columns(str(image), str(text), label)
 
 
-def label_values(table: Table, column: str) -> list[str]:
-    """The label of every row, as text; a ClassLabel's name, `true` or `false`, a number's digits.
-
-    Raises:
-        ValueError: A row has no label.
-    """
-    feature = table.rows.features[column]
-    values: list[Any] = list(table.rows[column])
-    if isinstance(feature, datasets.ClassLabel):
-        values = [feature.names[v] if v is not None and v >= 0 else None for v in values]
-    missing = [row for row, value in enumerate(values) if value is None or value != value or value == ""]
-    if missing:
-        raise ValueError(
-            f"{table.name}: {len(missing)} of {len(values)} rows have no label in {column!r}, row {missing[0]} first; "
-            "give every row one or take these rows out"
-        )
-    unusable = next((v for v in values if not isinstance(v, (str, int, float, bool))), None)
-    if unusable is not None:
-        raise ValueError(f"{table.name}: a {type(unusable).__name__} in {column!r} is no label; give text or numbers")
-    return [label_text(value) for value in values]
-
-
-def one_label(value: Any, feature: Any = None) -> str:
-    """The label that one cell holds, as text, as `label_values` has it.
-
-    Raises:
-        ValueError: It holds none; the message says what it holds.
-    """
-    if isinstance(feature, datasets.ClassLabel):
-        value = feature.names[value] if value is not None and value >= 0 else None
-    if value is None or value != value or value == "":
-        raise ValueError("no label")
-    if not isinstance(value, (str, int, float, bool)):
-        raise ValueError(f"a {type(value).__name__}, which is no label,")
-    return label_text(value)
-
-
-def label_names(table: Table, column: str) -> list[str]:
-    """The classes, in the order of their ids: a ClassLabel's own, else sorted (numbers by value)."""
-    return class_names(table, column) or sort_labels(set(label_values(table, column)))
-
-
-def class_names(table: Table, column: str) -> list[str] | None:
-    """The classes that a ClassLabel feature names, also where it stands in a list; None if there is none."""
-    feature = (getattr(table.rows, "features", None) or {}).get(column)
-    if isinstance(feature, (datasets.List, datasets.LargeList)):
-        feature = feature.feature
-    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-
-
-def sort_labels(names: Iterable[str]) -> list[str]:
-    """Label names in their order: numbers by value, if all are, else by spelling."""
-    names = set(names)
-    if all(re.fullmatch("-?[0-9]+", name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))  # '7' and '07' are two labels of one value
-    return sorted(names)
-
-
-def label_ids(table: Table, column: str, names: Sequence[str]) -> list[int]:
-    """The class index of every row.
-
-    Raises:
-        ValueError: A label is not among `names`.
-    """
-    ids = {name: index for index, name in enumerate(names)}
-    values = label_values(table, column)
-    unknown = sorted(set(values) - set(ids))
-    if unknown:
-        known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        raise ValueError(
-            f"{table.name}: label {unknown[0]!r} in {column!r} (row {values.index(unknown[0])}) is unknown to the "
-            f"model, which knows {len(names)}: {known}"
-        )
-    return [ids[value] for value in values]
-
-
 def _kinds(table: Table) -> dict[str, str]:
     """Every column's kind: image, class, string, integer, a list of classes or of others, or other."""
     features = getattr(table.rows, "features", None)
@@ -205,10 +128,47 @@ def _choose(table: Table, what: str, candidates: list[str], names: Sequence[str]
     raise ValueError(f"{table.name}: {count} the {what}: {found}; name it with --{what}-column")
 
 
-def label_text(value: Any) -> str:
-    """A label as text: `true` or `false`, a number's digits (1.0 is 1), a text as it is."""
-    if isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+def pair_columns(table: Table) -> Columns:
+    """The columns to classify by, as in training; a table with an `image` or a `text` alone lacks the other half.
+
+    Raises:
+        ValueError: Neither can be told.
+    """
+    from ..data.columns import find_columns
+
+    try:
+        return find_columns(table, need_label=False)
+    except ValueError:
+        if {"image", "text"} & set(getattr(table.rows, "features", None) or table.first or ()):
+            return Columns("image", "text")
+        raise
+
+
+def _table_columns(table: Table, image: str | None, text: str | None) -> Columns:
+    """The columns of a table, every row of which has the same."""
+    try:
+        return find_columns(table, image=image, text=text, need_label=False)
+    except ValueError as error:
+        if image is None and text is None:
+            raise ValueError(f"{error}, or name the other column alone if there is none") from error
+        if (image is None or text is None) and {image, text} & _names(table):
+            return Columns(image or "image", text or "text")
+        raise
+
+
+def _stream_columns(table: Table, image: str | None, text: str | None) -> Columns:
+    """The columns of a stream, told by its first row that can be read; that row may lack a half, or be none."""
+    given = dict.fromkeys([name for name in (image, text) if name is not None], "")
+    if (image is not None and text is not None) or not table.first:
+        return Columns(image or "image", text or "text")
+    if given:
+        try:
+            table = replace(table, first={**given, **table.first})
+            return find_columns(table, image=image, text=text, need_label=False)
+        except ValueError:
+            return Columns(image or "image", text or "text")
+    return pair_columns(table)
+
+
+def _names(table: Table) -> set[str]:
+    return set(getattr(table.rows, "features", None) or table.first or ())

@@ -15,6 +15,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
 
+from .values import is_nothing
+
 MAX_PIXELS = 178_956_970
 """More pixels than this are refused before decoding: a few kB can claim to be gigabytes."""
 
@@ -122,13 +124,6 @@ def image_content(source: Any, *, folder: Path | None = None) -> tuple[bytes, ..
             return b"file", file.read()
     image = read_image(source, folder=folder)
     return b"pixels", repr(image.size).encode(), image.tobytes()
-
-
-def is_nothing(value: Any) -> bool:
-    """True of what stands for a gap in a table: None, NaN, and pandas' own NA and NaT, without importing pandas."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, (float, np.floating)) and bool(value != value)
 
 
 def _open(source: Any, folder: Path | None, files: contextlib.ExitStack) -> tuple[Image.Image, str, bool]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import datasets
-import numpy as np
 
-from .columns import class_names, label_text, sort_labels
 from .tables import Table
 
 _ASK = 'rows here have lists of text or numbers, in CSV as JSON, such as ["red", "blue"], or [] for no class'
@@ -105,16 +104,6 @@ def multi_label_targets(table: Table, column: str, names: Sequence[str]) -> list
     return targets
 
 
-def strata(targets: Sequence[tuple[int, ...]]) -> list[int]:
-    """A class for each row to be stratified by: the rarest of those it has, or one more class if it has none.
-
-    Rows of a rare class are few, and must not all fall on one side; those of a common one do well by chance.
-    """
-    there = np.array(targets) > 0  # (rows, classes)
-    counts = np.where(there, there.sum(axis=0), len(there) + 1)
-    return np.where(there.any(axis=1), counts.argmin(axis=1), there.shape[1]).tolist()
-
-
 def _label(label: Any, names: Sequence[str] | None) -> str:
     if names is not None and isinstance(label, int) and 0 <= label < len(names):
         return names[label]
@@ -123,3 +112,88 @@ def _label(label: Any, names: Sequence[str] | None) -> str:
     if not isinstance(label, (str, int, float)):
         raise ValueError(f"a list with a {type(label).__name__}")
     return label_text(label)
+
+
+def label_values(table: Table, column: str) -> list[str]:
+    """The label of every row, as text; a ClassLabel's name, `true` or `false`, a number's digits.
+
+    Raises:
+        ValueError: A row has no label.
+    """
+    feature = table.rows.features[column]
+    values: list[Any] = list(table.rows[column])
+    if isinstance(feature, datasets.ClassLabel):
+        values = [feature.names[v] if v is not None and v >= 0 else None for v in values]
+    missing = [row for row, value in enumerate(values) if value is None or value != value or value == ""]
+    if missing:
+        raise ValueError(
+            f"{table.name}: {len(missing)} of {len(values)} rows have no label in {column!r}, row {missing[0]} first; "
+            "give every row one or take these rows out"
+        )
+    unusable = next((v for v in values if not isinstance(v, (str, int, float, bool))), None)
+    if unusable is not None:
+        raise ValueError(f"{table.name}: a {type(unusable).__name__} in {column!r} is no label; give text or numbers")
+    return [label_text(value) for value in values]
+
+
+def one_label(value: Any, feature: Any = None) -> str:
+    """The label that one cell holds, as text, as `label_values` has it.
+
+    Raises:
+        ValueError: It holds none; the message says what it holds.
+    """
+    if isinstance(feature, datasets.ClassLabel):
+        value = feature.names[value] if value is not None and value >= 0 else None
+    if value is None or value != value or value == "":
+        raise ValueError("no label")
+    if not isinstance(value, (str, int, float, bool)):
+        raise ValueError(f"a {type(value).__name__}, which is no label,")
+    return label_text(value)
+
+
+def label_names(table: Table, column: str) -> list[str]:
+    """The classes, in the order of their ids: a ClassLabel's own, else sorted (numbers by value)."""
+    return class_names(table, column) or sort_labels(set(label_values(table, column)))
+
+
+def class_names(table: Table, column: str) -> list[str] | None:
+    """The classes that a ClassLabel feature names, also where it stands in a list; None if there is none."""
+    feature = (getattr(table.rows, "features", None) or {}).get(column)
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        feature = feature.feature
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+def sort_labels(names: Iterable[str]) -> list[str]:
+    """Label names in their order: numbers by value, if all are, else by spelling."""
+    names = set(names)
+    if all(re.fullmatch("-?[0-9]+", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))  # '7' and '07' are two labels of one value
+    return sorted(names)
+
+
+def label_ids(table: Table, column: str, names: Sequence[str]) -> list[int]:
+    """The class index of every row.
+
+    Raises:
+        ValueError: A label is not among `names`.
+    """
+    ids = {name: index for index, name in enumerate(names)}
+    values = label_values(table, column)
+    unknown = sorted(set(values) - set(ids))
+    if unknown:
+        known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise ValueError(
+            f"{table.name}: label {unknown[0]!r} in {column!r} (row {values.index(unknown[0])}) is unknown to the "
+            f"model, which knows {len(names)}: {known}"
+        )
+    return [ids[value] for value in values]
+
+
+def label_text(value: Any) -> str:
+    """A label as text: `true` or `false`, a number's digits (1.0 is 1), a text as it is."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from .images import BadImage, is_nothing, read_image
+from .images import BadImage, read_image
+from .values import is_nothing
 
 STATUSES = {
     "row_unreadable": "the row itself cannot be read: a broken line of a file, or no row at all",

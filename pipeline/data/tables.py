@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
@@ -72,40 +71,6 @@ def load_tables(data: Any, *, streaming: bool = False) -> dict[str, Table]:
             f"a {type(data).__name__} is no data: give a path, a Hub id, a Dataset, a DataFrame or a list of rows"
         )
     return {split: _undecoded(table) for split, table in found.items()}
-
-
-def pick_split(tables: Mapping[str, Table], split: str | None, *, default: str | None = None) -> Table:
-    """The split asked for; else the only one; else `default`.
-
-    Raises:
-        ValueError: There is no such split, or several and none was asked for.
-    """
-    if split is not None and split not in tables:
-        raise ValueError(f"there is no split {split!r}; choose one of {', '.join(tables)}")
-    if split is None:
-        split = next(iter(tables)) if len(tables) == 1 else default
-    if split is None or split not in tables:
-        raise ValueError(f"the data has several splits: choose one of {', '.join(tables)} with --split")
-    return tables[split]
-
-
-def hold_out(table: Table, labels: Sequence[int], *, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Row numbers to train on and to validate with: a seeded share of every class, at least one where it has two.
-
-    Raises:
-        ValueError: No class has two rows, so that nothing can be held out.
-    """
-    generator = np.random.default_rng(seed)
-    classes = np.asarray(labels)
-    held: list[int] = []
-    for label in np.unique(classes):
-        rows = np.flatnonzero(classes == label)
-        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        held += generator.permutation(rows)[:count].tolist()
-    if not held:
-        raise ValueError(f"{table.name} has one row per class: nothing can be held out; give a validation split")
-    kept = set(range(len(classes))) - set(held)
-    return sorted(kept), sorted(held)
 
 
 def _load_path(data: str | Path, streaming: bool) -> dict[str, Table]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from .images import is_nothing
+from .values import _cell, _valid, to_json
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 _CHUNK = 1000
@@ -214,39 +213,3 @@ def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns of the first rows, ordered as in the fullest: a row that could not be read has none of its own."""
     fullest = max(rows, key=lambda row: len(row), default={})
     return list(dict.fromkeys(chain(fullest, *rows)))
-
-
-def to_json(row: Mapping[str, Any]) -> str:
-    """One line of strict JSON: what JSON cannot say (NaN, dates, bytes) is null or text."""
-    return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {_valid(str(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # of numpy
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    return _valid(str(value))
-
-
-def _valid(value: Any) -> Any:
-    """What a file takes, wherever it is: a `?` for what is no Unicode in a text, hex digits of an endless number."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, int) and value.bit_length() > 4096:  # Python refuses to write it out in decimal
-        return hex(value)
-    if not isinstance(value, float) and is_nothing(value):
-        return None
-    if isinstance(value, Mapping):
-        return {_valid(key): _valid(item) for key, item in value.items()}
-    return [_valid(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(_plain(value), ensure_ascii=False) if isinstance(value, (Mapping, list, tuple)) else value

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..evaluation.evaluate import evaluate
 from ..inference.classifier import ImageTextClassifier
 from ..inference.predictions import Prediction
-from ..model.build import SHIPPED_MODEL
-from ..training.train import train, writable_folder
-from .scenes import KINDS, make_questions, make_scenes
+from ..runtime.files import writable_folder
+from ..training.train import train
+from .scenes import KINDS, SHIPPED_MODEL, make_questions, make_scenes
 
 if TYPE_CHECKING:
     from datasets import Dataset

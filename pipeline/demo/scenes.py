@@ -19,6 +19,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .drawing import COLOURS, SHAPES, Scene, Thing, draw_scene
@@ -315,3 +316,7 @@ def vocabulary() -> list[str]:
     templates += [*_COUNT_SHAPE, *_QUESTIONS, _RELATED, *(t for ts in _RELATIONS.values() for t in ts)]
     words = re.sub(r"\{.*?\}", " ", " ".join(templates)).split()
     return sorted({*words, *COLOURS, *SHAPES, *SHAPES.values(), *NUMBERS[1:]})
+
+
+SHIPPED_MODEL = Path(__file__).parent / "scenes_model"
+"""A small ResNet + BERT with cross-modal attention: is a sentence true of a drawing of coloured shapes?"""

@@ -12,13 +12,15 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.columns import find_columns, label_ids
-from ..data.labels import multi_label_targets
-from ..data.tables import load_tables, pick_split
-from ..loading.loader import Batches, Collate, PairDataset
+from ..data.columns import find_columns
+from ..data.labels import label_ids, multi_label_targets
+from ..data.splits import pick_split
+from ..data.tables import load_tables
+from ..loading.dataset import PairDataset
+from ..loading.loader import Batches, Collate
 from ..loading.plan import gather_parts
-from ..model.build import load_model
 from ..model.config import DEFAULT_THRESHOLD, DiptychConfig
+from ..model.folder import load_model
 from ..model.model import require_classes
 from ..model.scores import scores
 from .metrics import best_thresholds, classification_metrics, multi_label_metrics

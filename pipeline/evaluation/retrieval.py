@@ -2,146 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypedDict
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.columns import find_columns, label_ids, label_names
-from ..data.images import BadImage, read_image
-from ..data.rows import read_text
-from ..data.tables import load_tables, pick_split
-from ..loading.loader import Batches, Collate, PairDataset
+from ..data.columns import find_columns
+from ..data.labels import label_ids, label_names
+from ..data.splits import pick_split
+from ..data.tables import load_tables
+from ..loading.dataset import PairDataset
+from ..loading.loader import Batches, Collate
 from ..loading.plan import gather_parts
-from ..model.build import load_model
-from ..model.model import DiptychModel
-from ..model.processor import DiptychProcessor
-from .retrieval_metrics import chance_recall_at, ranked, recall_at, zero_shot_accuracy
+from ..model.embed import embed_texts
+from ..model.folder import load_model
+from .retrieval_metrics import chance_recall_at, recall_at, zero_shot_accuracy
 
 KS = (1, 5, 10)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-
-
-class Ranked(TypedDict):
-    """One candidate.
-
-    `index` is its place among those given, `candidate` what was given; `score` the cosine of its
-    embedding and the query's, `probability` the softmax of all scores by the model's temperature.
-    One that cannot be used comes last, without either, its `status` and `reason` as of a row.
-    """
-
-    index: int
-    candidate: Any
-    score: float | None
-    probability: float | None
-    status: str
-    reason: str
-
-
-def rank(
-    model: DiptychModel,
-    processor: DiptychProcessor,
-    *,
-    image: Any = None,
-    text: str | None = None,
-    texts: Sequence[Any] | None = None,
-    images: Sequence[Any] | None = None,
-    top: int | None = None,
-) -> list[Ranked]:
-    """Rank `texts` for an `image`, or `images` for a `text`; of labels' names: classify zero-shot.
-
-    Args:
-        model: Trained with alignment.
-        processor: The model's own.
-        image: Whatever `read_image` takes.
-        text: A sentence.
-        texts: Candidates for the image.
-        images: Candidates for the text.
-        top: How many to give; all if not given.
-
-    Raises:
-        ValueError: It is not one image and texts or one text and images, the query cannot be used, or
-            the model was trained without alignment.
-    """
-    if (image is None) == (text is None) or (texts is None) == (images is None) or (image is None) != (texts is None):
-        raise ValueError("give an image and texts to rank for it, or a text and images")
-    if top is not None and top < 1:
-        raise ValueError(f"top is {top}; it must be at least 1")
-    enough = processor.image_processor.needed_size
-    if images is None:
-        query = _embed_images(model, processor, [read_image(image, at_least=enough)])
-        of_texts = [read_text(candidate) for candidate in texts or ()]
-        problems = [problem for _, problem in of_texts]
-        usable = [words for words, problem in of_texts if words is not None]
-        found = torch.cat([query[:0], *embed_texts(model, processor, usable)])  # (usable, dim)
-    else:
-        words, problem = read_text(text)
-        if words is None:
-            raise ValueError("the text to rank for cannot be used: " + (problem[1] if problem else ""))
-        query = next(embed_texts(model, processor, [words]))
-        parts, problems = [query[:0]], []
-        for candidate in images:  # one after another, so that any number of them fits
-            try:
-                parts.append(_embed_images(model, processor, [read_image(candidate, at_least=enough)]))
-                problems.append(None)
-            except BadImage as error:
-                problems.append((error.status, str(error)))
-        found = torch.cat(parts)
-    scores = (found @ query[0]).cpu()  # (usable,)
-    assert model.alignment is not None
-    shares = (scores * model.alignment.scale.cpu()).softmax(dim=0).tolist()
-    candidates = list(texts or () if images is None else images)
-    good = [index for index, problem in enumerate(problems) if problem is None]
-    result = [
-        Ranked(index=good[i], candidate=candidates[good[i]], score=score, probability=shares[i], status="ok", reason="")
-        for i, score in (ranked(scores, len(good)) if good else [])
-    ]
-    result += [
-        Ranked(index=i, candidate=candidates[i], score=None, probability=None, status=problem[0], reason=problem[1])
-        for i, problem in enumerate(problems)
-        if problem is not None
-    ]
-    return result[:top]
-
-
-def texts_of(sources: Sequence[str]) -> list[str]:
-    """The texts that the command line names: each a text itself, or a file with one on each line.
-
-    Raises:
-        ValueError: There are none.
-    """
-    found: list[str] = []
-    for source in sources:
-        file = Path(source) if len(source) < 1_000 and "\n" not in source else None
-        if file is not None and file.is_file():
-            found += [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        else:
-            found.append(source)
-    if not found:
-        raise ValueError("there are no texts to rank: give --texts, a text or a file with one on each line")
-    return found
-
-
-def images_of(sources: Sequence[str]) -> list[str]:
-    """The image files that the command line names: each a file, or a folder of them.
-
-    Raises:
-        ValueError: There are none.
-    """
-    found: list[str] = []
-    for source in sources:
-        if Path(source).is_dir():
-            files = sorted(Path(source).rglob("*"))
-            found += [str(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-        else:
-            found.append(source)
-    if not found:
-        raise ValueError("there are no images to rank: give --images, a file or a folder of them")
-    return found
 
 
 def rank_table(
@@ -204,22 +84,6 @@ def measure_ranking(
     found = _embed(model, batches, accelerator, quiet=quiet)
     model.train(was_training)
     return _recalls(found)
-
-
-@torch.inference_mode()
-def embed_texts(
-    model: DiptychModel, processor: DiptychProcessor, texts: list[str], *, batch_size: int = 64
-) -> Iterator[Tensor]:
-    """Embeddings (batch, dim) of texts, batch by batch."""
-    for start in range(0, len(texts), batch_size):
-        words = processor.tokenize(texts[start : start + batch_size])
-        yield model.embed_texts(words["input_ids"].to(model.device), words["attention_mask"].to(model.device))
-
-
-@torch.inference_mode()
-def _embed_images(model: DiptychModel, processor: DiptychProcessor, images: list[Any]) -> Tensor:
-    """Embeddings (images, dim) of images that have been read."""
-    return model.embed_images(processor.image_processor(images)["pixel_values"].to(model.device))
 
 
 @torch.inference_mode()

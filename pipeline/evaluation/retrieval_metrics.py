@@ -81,22 +81,6 @@ def zero_shot_accuracy(similarity: Tensor, labels: Tensor) -> float:
     return recall_at(similarity, own, [1])[1]
 
 
-def ranked(similarity: Tensor, top: int) -> list[tuple[int, float]]:
-    """The `top` best candidates, all if there are fewer: index and similarity of each, best first.
-
-    Args:
-        similarity: (candidates,), of one query. Of equal ones the first comes first.
-        top: How many, at least 1.
-
-    Raises:
-        ValueError: `top` is below 1.
-    """
-    if top < 1:
-        raise ValueError(f"top is {top}; it must be at least 1")
-    values, indices = similarity.sort(descending=True, stable=True)
-    return list(zip(indices[:top].tolist(), values[:top].tolist(), strict=True))
-
-
 def _check(positives: Tensor, ks: Sequence[int]) -> None:
     if any(k < 1 for k in ks):
         raise ValueError(f"k is {min(ks)}; it must be at least 1")

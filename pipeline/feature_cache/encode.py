@@ -20,7 +20,9 @@ from ..data.images import BadImage, image_content, read_image
 from ..data.rows import Columns, UnreadableRow, read_text
 from ..model.model import DiptychModel
 from ..model.processor import DiptychImageProcessor, DiptychProcessor
-from .store import DoesNotFit, FeatureStore, Places, item_id, megabytes, require_room, trunk_key
+from ..runtime.files import megabytes
+from .folder import require_room
+from .store import DoesNotFit, FeatureStore, Places, item_id, trunk_key
 
 if TYPE_CHECKING:
     from ..data.tables import Table

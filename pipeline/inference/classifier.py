@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..data.columns import pair_columns
 from ..data.rows import BadRow, Columns, UnreadableRow
-from ..model.build import load_model
+from ..model.folder import load_model
 from ..model.model import DiptychModel, require_classes
 from ..model.processor import DiptychProcessor
 from ..model.scores import chosen, scores
-from ..runtime.cpus import usable_cpus
 from .encoding import Encoders, Kept
 from .predictions import Prediction, output_columns, output_row
-from .prefetch import BATCHES, BatchSize, Reader, Row, ahead, windows
+from .predictor import _spread, _threads
+from .prefetch import BATCHES, BatchSize, ahead, windows
+from .reading import Reader, Row
 
 if TYPE_CHECKING:  # what reads tables loads datasets and pandas: a pair needs neither
     from ..data.tables import Table
-    from ..evaluation.retrieval import Ranked
+    from .rank import Ranked
 
 ON_BAD_ROW = ("mask", "skip", "error")
 _NOT_GIVEN: Any = object()
@@ -69,7 +69,7 @@ class ImageTextClassifier:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save the model and its processor as one folder, complete and movable."""
-        from ..model.build import save_model
+        from ..model.folder import save_model
 
         save_model(self.model, self.processor, Path(folder))
 
@@ -181,14 +181,14 @@ class ImageTextClassifier:
         images: Sequence[Any] | None = None,
         top: int | None = None,
     ) -> list[Ranked]:
-        """Rank `texts` for an `image` or `images` for a `text`, best first; see `diptych.pipeline.evaluation.retrieval.rank`.
+        """Rank `texts` for an `image` or `images` for a `text`, best first; see `diptych.pipeline.inference.rank.rank`.
 
             classify.rank(image="shirt.jpg", texts=["a navy shirt", "a red dress"])
 
         Raises:
             ValueError: The model was trained without alignment, or there is nothing to rank.
         """
-        from ..evaluation.retrieval import rank
+        from .rank import rank
 
         return rank(self.model, self.processor, image=image, text=text, texts=texts, images=images, top=top)
 
@@ -329,46 +329,6 @@ class ImageTextClassifier:
             real = [features[: len(row.pieces)] for features, row in zip(found, there, strict=True)]
             found = nn.utils.rnn.pad_sequence(real, batch_first=True)
         return _spread(found, [row.text is not None for row in rows]), mask
-
-
-def _spread(features: Tensor, present: list[bool]) -> Tensor:
-    """Features of all rows from those of the rows that are there, 0 in the others."""
-    if all(present):
-        return features
-    spread = features.new_zeros(len(present), *features.shape[1:])
-    spread[torch.tensor(present, device=features.device)] = features
-    return spread
-
-
-@contextlib.contextmanager
-def _threads(device: torch.device, workers: int | None) -> Iterator[ThreadPoolExecutor | None]:
-    """Threads to prepare rows, which end with the block; None if there are to be none."""
-    if workers is None:
-        workers = 0 if device.type == "cpu" else min(8, usable_cpus())
-    if not workers:
-        yield None
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="diptych")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def pair_columns(table: Table) -> Columns:
-    """The columns to classify by, as in training; a table with an `image` or a `text` alone lacks the other half.
-
-    Raises:
-        ValueError: Neither can be told.
-    """
-    from ..data.columns import find_columns
-
-    try:
-        return find_columns(table, need_label=False)
-    except ValueError:
-        if {"image", "text"} & set(getattr(table.rows, "features", None) or table.first or ()):
-            return Columns("image", "text")
-        raise
 
 
 def _of_datasets(value: Any) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -24,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .resume import require_same
+from ..runtime.files import _size, to_disk
+from ..runtime.record import require_same
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
@@ -265,16 +265,3 @@ def _facts(file: Path) -> dict[str, Any]:
         while block := stream.read(1 << 20):
             found.update(block)
     return {"bytes": file.stat().st_size, "blake2b": found.hexdigest()}
-
-
-def to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, would outlive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..feature_cache.encode import RowsToEncode, encode_images, encode_texts
-from ..loading.loader import PairDataset
+from ..loading.dataset import PairDataset
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from .config import TrainConfig

@@ -2,70 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 import time
-from types import FrameType, TracebackType
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from ..runtime.signals import Interrupted, StopSignals
 from .checkpoints import Checkpoints, Progress
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ECHO = 5.0
-"""Seconds. Ctrl-C reaches each of several processes by itself and again through their launcher: that is one wish."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run that was stopped by a signal and saved where it stands.
-
-    Args:
-        message: What was saved and how to go on; empty in all processes but the main one.
-        code: The exit code by which a shell knows the signal: 143 for SIGTERM, 130 for SIGINT.
-    """
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.code)
-
-
-class StopSignals:
-    """While it is entered, the first SIGTERM or SIGINT is noted in `received`; a second one ends the process at once.
-
-    Outside the main thread, where Python allows no handlers, it does nothing.
-
-    Args:
-        processes: How many train together.
-    """
-
-    def __init__(self, *, processes: int = 1) -> None:
-        self.received = 0
-        self._echo = _ECHO if processes > 1 else 0.0
-        self._first = 0.0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.received and time.monotonic() - self._first >= self._echo:
-            os._exit(128 + number)
-        elif not self.received:
-            self.received, self._first = number, time.monotonic()
 
 
 class Watch:

@@ -18,16 +18,19 @@ from tqdm.auto import tqdm
 
 from ..evaluation.evaluate import measure
 from ..evaluation.retrieval import measure_ranking
-from ..loading.loader import Batches, Collate, PairDataset, draw_seed
+from ..loading.dataset import PairDataset
+from ..loading.loader import Batches, Collate
 from ..loading.plan import Plan
 from ..loading.stream import PairStream, StreamBatches
-from ..model.build import save_model
+from ..model.folder import save_model
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
+from ..runtime.seeds import draw_seed
+from ..runtime.signals import StopSignals
 from .checkpoints import Checkpoints, Progress
 from .config import MULTI_LABEL_BEST, OBJECTIVES, TrainConfig
 from .feature_reuse import drop_features, reuse_features
-from .interrupts import StopSignals, Watch
+from .interrupts import Watch
 from .optim import parameter_groups, schedule, unfreeze
 from .tracking import Tracking
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.columns import label_ids, label_names
-from ..data.labels import is_multi_label, multi_label_names, multi_label_targets, strata
+from ..data.labels import is_multi_label, label_ids, label_names, multi_label_names, multi_label_targets
 from ..data.rows import Columns
-from ..data.tables import Table, hold_out
-from ..loading.loader import Augmentation, PairDataset, speaks_of_sides
+from ..data.splits import hold_out, strata, training_table
+from ..data.tables import Table
+from ..loading.augmentation import Augmentation, speaks_of_sides
+from ..loading.dataset import PairDataset
 from ..model.processor import DiptychProcessor
 from .config import TrainConfig
 
@@ -102,11 +103,6 @@ class TableRows:
             ),
             PairDataset(self.held_table, self.columns, self.held_labels, processor, rows=self.held, ids=self.aligning),
         )
-
-
-def training_table(tables: Mapping[str, Table]) -> Table:
-    """The split to train on."""
-    return tables["train"] if "train" in tables else next(iter(tables.values()))
 
 
 def require_two(classes: int, rows: int, table: Table, columns: Columns) -> None:

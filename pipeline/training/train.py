@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,24 +15,28 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
-from ... import __version__
 from ..check.check import quick_check
 from ..data.columns import find_columns
+from ..data.splits import training_table
 from ..data.tables import load_tables
-from ..feature_cache.store import cache_folder
-from ..loading.loader import Augmentation
-from ..loading.stream import StreamRows
-from ..model.build import build_model, load_model, tidy
+from ..feature_cache.folder import cache_folder
+from ..loading.augmentation import Augmentation
+from ..model.build import build_model
 from ..model.config import MULTI_LABEL
+from ..model.folder import load_model, tidy
 from ..model.losses import ClassLoss, balanced_weights
 from ..model.model import DiptychModel
+from ..runtime.files import writable_folder
 from ..runtime.heartbeat import Pulse
 from ..runtime.launch import fork, forks
+from ..runtime.record import read_record, require_same, write_record
+from ..runtime.version import __version__
 from .config import TrainConfig
 from .loop import Fit, rank_epoch
 from .optim import trains_from
-from .resume import begin_anew, identity_of, read_record, require_same, write_record
-from .table_rows import TableRows, training_table
+from .resume import begin_anew, identity_of
+from .stream_rows import StreamRows
+from .table_rows import TableRows
 
 
 def train(
@@ -253,20 +256,3 @@ def _augmentation(
 
 def _silence(_: str) -> None:
     """Say nothing."""
-
-
-def writable_folder(out: str | Path) -> Path:
-    """Make the folder `out` if need be, and see that it can be written to.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    folder = Path(out).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".diptych-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from error
-    return folder

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..model.build import tidy
-from ..training.resume import write_record
+from ..model.folder import tidy
+from ..runtime.record import write_record
 
 NAME = "tune.json"
 

@@ -6,11 +6,10 @@ follows from the seed and the trial's number. So a sweep that was cut off choose
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,29 +19,29 @@ import torch
 from accelerate import PartialState
 
 from ..data.columns import find_columns
+from ..data.splits import training_table
 from ..data.tables import load_tables
-from ..loading.loader import PairDataset, draw_seed
-from ..model.build import build_model, load_model
+from ..loading.dataset import PairDataset
+from ..model.build import build_model
+from ..model.folder import load_model
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
+from ..runtime.files import writable_folder
 from ..runtime.launch import fork, forks
+from ..runtime.record import read_record, require_same, write_record
+from ..runtime.signals import Interrupted
 from ..training.config import MULTI_LABEL_BEST, OBJECTIVES, TrainConfig
-from ..training.interrupts import Interrupted
 from ..training.loop import rank_epoch
-from ..training.resume import FREE, read_record, require_same, write_record
-from ..training.table_rows import training_table
-from ..training.train import train, writable_folder
+from ..training.resume import FREE
+from ..training.train import train
 from .report import draw_picture, trial_text, write_table
 from .space import Space, space_of
+from .study import is_hopeless, suggest
 from .trials import NAME, Sweep, Trial, read_sweep
 
 if TYPE_CHECKING:
-    import optuna
+    pass
 
-RANDOM_TRIALS = 6
-"""Trials that are drawn without a look at others, before Optuna's sampler has anything to learn from."""
-UNPRUNED_TRIALS = 3
-"""Trials that must have come to their end before others are cut short."""
 _BUILD = ("image_encoder", "text_encoder", "image_weights", "image_size", "max_length")
 
 
@@ -260,88 +259,3 @@ def _run(
         note("failed", " ".join(str(error).split()))
     else:
         note("done")
-
-
-def suggest(sweep: Sweep, space: Space, seed: int) -> dict[str, Any] | None:
-    """The parameters of the next trial, like none before; None if there are no others."""
-    import optuna
-
-    tried = [trial.parameters for trial in sweep.trials]
-    if not tried:
-        return space.first()
-    with _quiet_optuna():
-        study = study_of(sweep, space)
-        for attempt in range(200):
-            seeds = draw_seed(seed, "trial", len(tried), attempt) % 2**32
-            # what it likes best may have been tried, where there are only names to choose from
-            study.sampler = (
-                optuna.samplers.RandomSampler(seed=seeds)
-                if attempt
-                else optuna.samplers.TPESampler(seed=seeds, n_startup_trials=RANDOM_TRIALS)
-            )
-            asked = study.ask()
-            parameters = space.choose(asked.suggest_categorical, partial(_suggest_rate, asked))
-            if parameters not in tried:
-                return parameters
-    return None
-
-
-def is_hopeless(trial: Trial, sweep: Sweep, space: Space) -> bool:
-    """Whether the best epoch of a trial so far is below the median of those that came to their end, after as many.
-
-    After one epoch nothing is said yet.
-    """
-    import optuna
-
-    with _quiet_optuna():
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=2)
-        return bool(pruner.prune(study_of(sweep, space), frozen_trial(trial, space)))
-
-
-def study_of(sweep: Sweep, space: Space) -> optuna.Study:
-    """An Optuna study that has seen the trials that have ended."""
-    import optuna
-
-    study = optuna.create_study(direction="maximize")
-    study.add_trials([frozen_trial(trial, space) for trial in sweep.trials if trial.state != "running"])
-    return study
-
-
-def frozen_trial(trial: Trial, space: Space) -> optuna.trial.FrozenTrial:
-    """A trial as Optuna knows it; its steps are epochs, from 1."""
-    import optuna
-
-    states = {"done": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
-    described = space.described()
-    ranges: dict[str, optuna.distributions.BaseDistribution] = {}
-    for name in trial.parameters:
-        if name in space.rates:
-            low, high = space.rates[name]
-            ranges[name] = optuna.distributions.FloatDistribution(low, high, log=True)
-        else:
-            ranges[name] = optuna.distributions.CategoricalDistribution(described[name])
-    return optuna.trial.create_trial(
-        state=optuna.trial.TrialState[states[trial.state]],
-        value=trial.figure if trial.state == "done" else None,
-        params=trial.parameters,
-        distributions=ranges,
-        intermediate_values=dict(enumerate(trial.figures, start=1)),
-    )
-
-
-def _suggest_rate(trial: optuna.Trial, name: str, limits: tuple[float, float]) -> float:
-    low, high = limits
-    return trial.suggest_float(name, low, high, log=True)
-
-
-@contextlib.contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Let Optuna log warnings only, and leave its level as it was."""
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

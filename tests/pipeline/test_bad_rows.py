@@ -7,7 +7,7 @@ import random
 import pytest
 from diptych import ImageTextClassifier
 from diptych.pipeline.data.rows import STATUSES, BadRow, UnreadableRow
-from diptych.pipeline.model.build import SHIPPED_MODEL
+from diptych.pipeline.demo.scenes import SHIPPED_MODEL
 
 from ..conftest import picture
 from .corpus import mutated

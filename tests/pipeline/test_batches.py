@@ -11,7 +11,9 @@ import pytest
 import torch
 from diptych.pipeline.data.rows import Columns
 from diptych.pipeline.data.tables import Table
-from diptych.pipeline.loading.loader import Augmentation, Batches, Collate, PairDataset, order, speaks_of_sides
+from diptych.pipeline.loading.augmentation import Augmentation, speaks_of_sides
+from diptych.pipeline.loading.dataset import PairDataset
+from diptych.pipeline.loading.loader import Batches, Collate, order
 from diptych.pipeline.loading.plan import Plan
 from diptych.pipeline.model.processor import DiptychImageProcessor, DiptychProcessor
 from PIL import Image, ImageOps

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from diptych import BertEncoder, build_model, load_model
-from diptych.pipeline.model.build import save_model
 from diptych.pipeline.model.config import FORMAT_VERSION
+from diptych.pipeline.model.folder import save_model
 
 from ..conftest import build_tiny, picture
 

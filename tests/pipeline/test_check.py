@@ -17,7 +17,7 @@ from diptych.pipeline.check.text import report
 from diptych.pipeline.cli.main import app
 from diptych.pipeline.data.columns import find_columns
 from diptych.pipeline.data.tables import load_tables
-from diptych.pipeline.data.writer import to_json
+from diptych.pipeline.data.values import to_json
 from PIL import Image
 from typer.testing import CliRunner
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from diptych.pipeline.check import scan as check_facts
 from diptych.pipeline.check.scan import NO_LABEL, NOT_BAD, ODD_LABEL, Facts, label_code, read_facts, text_hash
-from diptych.pipeline.data.columns import label_values
+from diptych.pipeline.data.labels import label_values
 from diptych.pipeline.data.rows import STATUSES, Columns, read_pair
 from diptych.pipeline.data.tables import Table
 from hypothesis import example, given, settings

@@ -8,8 +8,10 @@ import datasets
 import pytest
 from diptych import check
 from diptych.pipeline.check.findings import ERRORS, WARNINGS
-from diptych.pipeline.data.columns import find_columns, label_ids, label_names
-from diptych.pipeline.data.tables import hold_out, load_tables
+from diptych.pipeline.data.columns import find_columns
+from diptych.pipeline.data.labels import label_ids, label_names
+from diptych.pipeline.data.splits import hold_out
+from diptych.pipeline.data.tables import load_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from diptych import load_model
 from diptych.pipeline.loading.loader import order
+from diptych.pipeline.runtime.signals import Interrupted
 from diptych.pipeline.training import checkpoints
 from diptych.pipeline.training import interrupts as stopping
 from diptych.pipeline.training import loop as fit
 from diptych.pipeline.training.checkpoints import checkpoint_folders, damage_of
-from diptych.pipeline.training.interrupts import Interrupted
 from safetensors.torch import load_file
 
 from .test_train import run

@@ -10,7 +10,7 @@ import sys
 import pytest
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.data.rows import STATUSES, BadRow
-from diptych.pipeline.model.build import save_model
+from diptych.pipeline.model.folder import save_model
 
 from ..conftest import picture
 

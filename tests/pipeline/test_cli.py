@@ -14,7 +14,7 @@ import pytest
 import torch
 from diptych.pipeline.cli.main import app
 from diptych.pipeline.feature_cache.store import FeatureStore, item_id
-from diptych.pipeline.model.build import save_model
+from diptych.pipeline.model.folder import save_model
 from typer.testing import CliRunner
 
 from ..conftest import picture

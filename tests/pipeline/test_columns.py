@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Features, Value
 from datasets import Image as ImageFeature
-from diptych.pipeline.data.columns import find_columns, label_ids, label_names, label_values
+from diptych.pipeline.data.columns import find_columns
+from diptych.pipeline.data.labels import label_ids, label_names, label_values
 from diptych.pipeline.data.rows import Columns
 from diptych.pipeline.data.tables import Table, read_json_lines
 from hypothesis import given, settings

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from diptych.pipeline.data.columns import find_columns
 from diptych.pipeline.data.rows import read_pair
-from diptych.pipeline.data.tables import Table, hold_out, load_tables, pick_split, read_json_lines
+from diptych.pipeline.data.splits import hold_out, pick_split
+from diptych.pipeline.data.tables import Table, load_tables, read_json_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

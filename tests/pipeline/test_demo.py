@@ -8,8 +8,7 @@ import pytest
 from diptych import DiptychModel, ImageTextClassifier, make_scenes
 from diptych.pipeline.cli.main import app
 from diptych.pipeline.demo import demo as demo_module
-from diptych.pipeline.demo.scenes import KINDS
-from diptych.pipeline.model.build import SHIPPED_MODEL
+from diptych.pipeline.demo.scenes import KINDS, SHIPPED_MODEL
 from PIL import Image
 from typer.testing import CliRunner
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from diptych import ImageTextClassifier, evaluate
-from diptych.pipeline.model.build import save_model
+from diptych.pipeline.model.folder import save_model
 
 from ..conftest import build_tiny
 

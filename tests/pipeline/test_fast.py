@@ -6,10 +6,10 @@ import pytest
 import torch
 from diptych import ImageTextClassifier
 from diptych.pipeline.batch_inference.classify_table import classify_table
-from diptych.pipeline.demo.scenes import make_scenes
+from diptych.pipeline.demo.scenes import SHIPPED_MODEL, make_scenes
 from diptych.pipeline.inference import fast_path as module
 from diptych.pipeline.inference.fast_path import Fast, FastEncoders, quicken
-from diptych.pipeline.model.build import SHIPPED_MODEL, load_model, save_model
+from diptych.pipeline.model.folder import load_model, save_model
 
 from ..conftest import picture
 

@@ -12,16 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from diptych.pipeline.feature_cache import store as module
-from diptych.pipeline.feature_cache.store import (
-    DoesNotFit,
-    FeatureStore,
-    cache_folder,
-    cached_encoders,
-    clear_cache,
-    item_id,
-    require_room,
-    trunk_key,
-)
+from diptych.pipeline.feature_cache.folder import cache_folder, cached_encoders, clear_cache, require_room
+from diptych.pipeline.feature_cache.store import DoesNotFit, FeatureStore, item_id, trunk_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Sequence, Value
 from diptych.pipeline.data.columns import find_columns
-from diptych.pipeline.data.labels import is_multi_label, label_lists, multi_label_names, multi_label_targets, strata
-from diptych.pipeline.data.tables import hold_out, load_tables
+from diptych.pipeline.data.labels import is_multi_label, label_lists, multi_label_names, multi_label_targets
+from diptych.pipeline.data.splits import hold_out, strata
+from diptych.pipeline.data.tables import load_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

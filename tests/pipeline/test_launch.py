@@ -17,9 +17,9 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from diptych.pipeline.cli.main import app
-from diptych.pipeline.model.build import save_model
+from diptych.pipeline.model.folder import save_model
 from diptych.pipeline.runtime import launch
-from diptych.pipeline.training.interrupts import Interrupted
+from diptych.pipeline.runtime.signals import Interrupted
 from typer.testing import CliRunner
 
 CONFIGURATIONS = Path(__file__).parents[2] / "examples" / "accelerate"

@@ -8,7 +8,7 @@ import datasets
 import pytest
 from diptych import ImageTextClassifier, train
 from diptych.pipeline.demo.drawing import COLOURS, SHAPES, Scene, Thing, draw_scene
-from diptych.pipeline.model.build import SHIPPED_MODEL
+from diptych.pipeline.demo.scenes import SHIPPED_MODEL
 
 
 def half_blind(rows: int, seed: int) -> list[dict]:

@@ -11,9 +11,10 @@ import pytest
 import transformers
 from diptych import ImageTextClassifier, evaluate, train
 from diptych.pipeline.batch_inference.classify_table import classify_table
-from diptych.pipeline.cli.info import evaluation_text, prediction_text
+from diptych.pipeline.cli.classify import prediction_text
+from diptych.pipeline.cli.evaluate import evaluation_text
 from diptych.pipeline.inference.transformers_task import TASK
-from diptych.pipeline.model.build import load_model, save_model
+from diptych.pipeline.model.folder import load_model, save_model
 from typer.testing import CliRunner
 
 from ..conftest import build_tiny, picture

@@ -26,9 +26,9 @@ from diptych.pipeline.batch_inference.team import Together
 from diptych.pipeline.data.rows import BadRow
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.data.writer import FORMATS, types_of_features, types_of_rows
-from diptych.pipeline.model.build import save_model
-from diptych.pipeline.training.interrupts import Interrupted
-from diptych.pipeline.training.resume import write_record
+from diptych.pipeline.model.folder import save_model
+from diptych.pipeline.runtime.record import write_record
+from diptych.pipeline.runtime.signals import Interrupted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

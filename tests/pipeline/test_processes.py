@@ -11,7 +11,7 @@ import sys
 import datasets
 import pytest
 import torch
-from diptych.pipeline.model.build import save_model
+from diptych.pipeline.model.folder import save_model
 from safetensors.torch import load_file
 
 SCRIPT = """

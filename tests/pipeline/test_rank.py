@@ -8,7 +8,8 @@ import pytest
 import torch
 from diptych import ImageTextClassifier, load_model, train
 from diptych.pipeline.cli.main import app
-from diptych.pipeline.evaluation.retrieval import images_of, rank_table, texts_of
+from diptych.pipeline.cli.rank import images_of, texts_of
+from diptych.pipeline.evaluation.retrieval import rank_table
 from typer.testing import CliRunner
 
 from ..conftest import build_tiny, picture

@@ -7,7 +7,8 @@ from itertools import permutations
 
 import pytest
 import torch
-from diptych.pipeline.evaluation.retrieval_metrics import chance_recall_at, ranked, recall_at, zero_shot_accuracy
+from diptych.pipeline.evaluation.retrieval_metrics import chance_recall_at, recall_at, zero_shot_accuracy
+from diptych.pipeline.inference.rank import ranked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

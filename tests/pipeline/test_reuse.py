@@ -12,9 +12,10 @@ from diptych.pipeline.data.rows import UnreadableRow
 from diptych.pipeline.data.tables import Table
 from diptych.pipeline.feature_cache import store as store_module
 from diptych.pipeline.feature_cache.encode import RowsToEncode, encode_images, encode_texts
-from diptych.pipeline.loading.loader import Batches, Collate, PairDataset
+from diptych.pipeline.loading.dataset import PairDataset
+from diptych.pipeline.loading.loader import Batches, Collate
 from diptych.pipeline.loading.plan import Plan
-from diptych.pipeline.model.build import save_model
+from diptych.pipeline.model.folder import save_model
 
 from ..conftest import build_tiny, picture
 from .test_processes import launch

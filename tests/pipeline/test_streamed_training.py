@@ -10,10 +10,12 @@ import torch
 from diptych import load_model, train
 from diptych.pipeline.data.rows import Columns
 from diptych.pipeline.data.tables import load_tables
-from diptych.pipeline.loading.loader import Augmentation, Collate
+from diptych.pipeline.loading.augmentation import Augmentation
+from diptych.pipeline.loading.loader import Collate
 from diptych.pipeline.loading.plan import Plan
-from diptych.pipeline.loading.stream import StreamBatches, StreamRows, shuffled
+from diptych.pipeline.loading.stream import StreamBatches, shuffled
 from diptych.pipeline.training.config import TrainConfig
+from diptych.pipeline.training.stream_rows import StreamRows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,7 +100,7 @@ def test_workers_change_nothing_and_stay_for_the_next_epoch(stream, tiny_process
 
 def test_what_a_row_becomes_is_what_a_table_makes_of_it(stream, tiny_processor, pairs):
     """Pixels after augmentation too: they follow from seed, epoch and row."""
-    from diptych.pipeline.loading.loader import PairDataset
+    from diptych.pipeline.loading.dataset import PairDataset
 
     _, training, _ = sets(stream, tiny_processor)
     table = load_tables(pairs)["train"]

@@ -10,7 +10,7 @@ import pytest
 from diptych import ImageTextClassifier
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.data.tables import load_tables
-from diptych.pipeline.model.build import save_model
+from diptych.pipeline.model.folder import save_model
 
 from ..conftest import picture
 

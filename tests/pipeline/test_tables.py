@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from diptych.pipeline.data import writer as tables
-from diptych.pipeline.data.writer import FORMATS, RowWriter, to_json
+from diptych.pipeline.data.values import to_json
+from diptych.pipeline.data.writer import FORMATS, RowWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from diptych import ImageTextClassifier
-from diptych.pipeline.model.build import save_model
+from diptych.pipeline.model.folder import save_model
 from transformers import Trainer, TrainingArguments
 
 from ..conftest import picture

@@ -16,9 +16,9 @@ import pytest
 import torch
 from diptych import evaluate, load_model, tune
 from diptych.pipeline.cli.main import app
+from diptych.pipeline.runtime.record import read_record, write_record
+from diptych.pipeline.runtime.signals import Interrupted
 from diptych.pipeline.training import interrupts as stopping
-from diptych.pipeline.training.interrupts import Interrupted
-from diptych.pipeline.training.resume import read_record, write_record
 from diptych.pipeline.tuning import tune as sweeping
 from diptych.pipeline.tuning.trials import read_sweep
 from safetensors.torch import load_file

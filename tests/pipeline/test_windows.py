@@ -12,7 +12,8 @@ from diptych.pipeline.data.images import BadImage, read_image
 from diptych.pipeline.data.rows import Columns
 from diptych.pipeline.inference import prefetch as module
 from diptych.pipeline.inference.encoding import Encoders, Kept
-from diptych.pipeline.inference.prefetch import BatchSize, Reader, ahead, windows
+from diptych.pipeline.inference.prefetch import BatchSize, ahead, windows
+from diptych.pipeline.inference.reading import Reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

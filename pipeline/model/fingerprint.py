@@ -1,0 +1,35 @@
+"""Hashes of a model: equal if its predictions are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from .model import DiptychModel
+from .processor import DiptychProcessor
+
+_NOT_THE_MODEL = {"transformers_version", "_name_or_path", "name_or_path", "architectures", "dtype", "torch_dtype"}
+
+
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A model's configuration without what says nothing about it."""
+    return {
+        key: plain_config(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _NOT_THE_MODEL
+    }
+
+
+def model_digest(model: DiptychModel, processor: DiptychProcessor) -> str:
+    """A hash of all that a model's predictions follow from: weights, configuration, processor."""
+    found = hashlib.blake2b(digest_size=16)
+    images = {name: value for name, value in vars(processor.image_processor).items() if not name.startswith("_")}
+    config = [plain_config(model.config.to_dict()), images, processor.max_length]
+    found.update(json.dumps(config, default=str, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

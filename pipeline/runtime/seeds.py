@@ -1,0 +1,15 @@
+"""One seed for each draw, and one id for each content."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def content_id(content: bytes) -> int:
+    """A number of 63 bits, equal for equal contents."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
+
+
+def draw_seed(seed: int, *what: object) -> int:
+    """The seed of one draw, such as (seed, "order", epoch): the same wherever and whenever it is made."""
+    return content_id(repr((seed, *what)).encode())

@@ -1,0 +1,159 @@
+"""What a run learns from when its rows come one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..data.labels import as_list, class_names, is_list, labels_in, one_label, sort_labels
+from ..data.rows import Columns, UnreadableRow
+from ..data.splits import training_table
+from ..data.tables import Table, every_row, readable
+from ..loading.augmentation import Augmentation, speaks_of_sides
+from ..loading.stream import PairStream, Survey
+from ..model.processor import DiptychProcessor
+from ..runtime.seeds import draw_seed
+from .config import TrainConfig
+from .table_rows import require_any, require_two
+
+_PARTS = 1 << 20
+"""Into so many parts rows are sorted by chance, to hold some of them out."""
+
+
+class StreamRows:
+    """Rows that come one after another: all that a run must know of them beforehand is read in one pass.
+
+    It counts rows and classes, decodes no image and keeps no row. Without a validation split a share of the rows is
+    held out, whatever their class: by a hash of their number.
+
+    Args, Attributes, Raises: as of `TableRows`.
+    """
+
+    def __init__(
+        self, tables: Mapping[str, Table], columns: Columns, config: TrainConfig, *, quiet: bool = True
+    ) -> None:
+        self.columns, self.config = columns, config
+        self.table = training_table(tables)
+        self.aligning = config.objective == "align"
+        self.multi_label = not self.aligning and _has_lists(self.table, str(columns.label))
+        own = tables.get("validation")
+        self.held_table = self.table if own is None else own
+        self.part = Survey(self._is_kept if own is None else _every)
+        self.held = Survey(self._is_held if own is None else _every)
+        surveys = [[self.part], [self.held]] if own is not None else [[self.part, self.held]]
+        for table, some in zip((self.table, self.held_table), surveys, strict=False):
+            self._read(table, some, quiet)
+        share = config.validation_share
+        self.source = "its own split" if own is not None else f"{share:.0%} of the rows by chance, seed {config.seed}"
+        if not self.part.rows or not self.held.rows:
+            raise ValueError(
+                f"{self.table.name} has {self.part.rows + self.held.rows} rows, too few to hold some out; give a "
+                "validation split"
+            )
+        found = set(self.part.labels) | (set(self.held.labels) if own is None else set())
+        self.names = [] if self.aligning else class_names(self.table, str(columns.label)) or sort_labels(found)
+        if not self.aligning:
+            self._check_labels(own is not None, found)
+
+    def _check_labels(self, own: bool, found: set[str]) -> None:
+        kinds = len(found) + (self.multi_label and self.part.unlabelled > 0)
+        require_two(kinds, self.part.rows + (0 if own else self.held.rows), self.table, self.columns)
+        unknown = sorted(set(self.held.labels) - set(self.names))
+        if unknown:
+            raise ValueError(
+                f"{self.held_table.name}: label {unknown[0]!r} in {self.columns.label!r} does not occur in the rows to "
+                f"train on, which have {len(self.names)}: {', '.join(self.names[:10])}"
+            )
+        if self.multi_label:
+            require_any(sum(self.held.labels.values()), self.held_table, self.columns)
+
+    def _is_held(self, row: int) -> bool:
+        return draw_seed(self.config.seed, "held out", row) % _PARTS < self.config.validation_share * _PARTS
+
+    def _is_kept(self, row: int) -> bool:
+        return not self._is_held(row)
+
+    def _read(self, table: Table, surveys: list[Survey], quiet: bool) -> None:
+        rows = readable(every_row(table.rows), table.name)
+        bar = tqdm(rows, desc="reading labels", unit="row", leave=False, disable=True if quiet else None)
+        for number, row in enumerate(bar):
+            text = row.get(self.columns.text) if isinstance(row, Mapping) else None
+            labels = None if self.aligning else self._labels(table, number, row)
+            for survey in surveys:
+                if survey.chosen(number):
+                    survey.count(labels, text)
+
+    def _labels(self, table: Table, number: int, row: Any) -> list[str]:
+        column = str(self.columns.label)
+        if isinstance(row, UnreadableRow):
+            raise ValueError(f"{table.name}: row {number} cannot be trained on: {row.reason}; mend it or take it out")
+        try:
+            feature = _feature(table, column)
+            return labels_in(row.get(column), feature) if self.multi_label else [one_label(row.get(column), feature)]
+        except ValueError as error:
+            raise ValueError(
+                f"{table.name}: row {number} has {error} in {column!r}; give every row one or take it out"
+            ) from error
+
+    def speaks_of_sides(self) -> bool:
+        """Whether the texts to train on speak of left and right."""
+        return speaks_of_sides(["left"] * self.part.sides + [""] * (self.part.heard - self.part.sides))
+
+    def class_counts(self) -> Tensor:
+        """How many rows to train on have each class, as of `TableRows`."""
+        present = torch.tensor([self.part.labels[name] for name in self.names])
+        return torch.stack([self.part.rows - present, present]) if self.multi_label else present
+
+    def pair_sets(
+        self, processor: DiptychProcessor, augmentation: Augmentation | None, *, ids: bool, augment_from: int = 1
+    ) -> tuple[PairStream, PairStream]:
+        """The rows to train on and those to validate with, as of `TableRows`."""
+        make: dict[str, Any] = {
+            "columns": self.columns,
+            "target": None if self.aligning else self._target,
+            "processor": processor,
+        }
+        buffer, seed = self.config.shuffle_buffer, self.config.seed
+        return (
+            PairStream(
+                self.table,
+                self.part,
+                augmentation=augmentation,
+                augment_from=augment_from,
+                ids=ids,
+                seed=seed,
+                buffer=buffer,
+                **make,
+            ),
+            PairStream(self.held_table, self.held, ids=self.aligning, **make),
+        )
+
+    def _target(self, table: Table, number: int, row: Any) -> int | tuple[int, ...]:
+        labels = self._labels(table, number, row)
+        there = [self.names.index(label) for label in labels]
+        return tuple(int(index in there) for index in range(len(self.names))) if self.multi_label else there[0]
+
+
+def _every(_: int) -> bool:
+    return True
+
+
+def _feature(table: Table, column: str) -> Any:
+    return (getattr(table.rows, "features", None) or {}).get(column)
+
+
+def _has_lists(table: Table, column: str) -> bool:
+    """Whether a stream's label column holds lists: by its feature, else by the first row that says something."""
+    feature = _feature(table, column)
+    if feature is not None and getattr(feature, "dtype", "") not in ("string", "large_string"):
+        return is_list(feature)
+    first = (table.first or {}).get(column)
+    if first is None:
+        rows = (row.get(column) for row in islice(table.rows, 1000) if isinstance(row, Mapping))
+        first = next((value for value in rows if value), None)
+    return as_list(first) is not None

@@ -1,0 +1,150 @@
+"""A whole table into another: columns, the summary, and where it stops."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+from diptych.pipeline.batch_inference.classify_table import classify_table
+from diptych.pipeline.data.rows import STATUSES, BadRow
+from diptych.pipeline.model.folder import save_model
+
+from ...conftest import picture
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    """Classify a table of these lines of CSV, or `-`: what was said, the rows that came out, the counts."""
+    save_model(*tiny, tmp_path / "model")
+    picture("red").save(tmp_path / "red.png")
+    (tmp_path / "junk.png").write_bytes(b"junk")
+
+    def classify(data, **options):
+        if data != "-":
+            (tmp_path / "t.csv").write_text("\n".join(data) + "\n")
+            data = str(tmp_path / "t.csv")
+        said, out = [], tmp_path / "out.csv"
+        counts = classify_table(data, str(out), model=tmp_path / "model", say=said.append, quiet=True, **options)
+        with out.open(newline="") as file:
+            return said, list(csv.DictReader(file)), counts
+
+    return classify
+
+
+LONG = "red " * 50
+EVERY = [
+    "image,text",
+    "red.png,a red shirt",
+    f"red.png,{LONG}",
+    "red.png,",
+    "gone.png,a",
+    "junk.png,a",
+    "gone.png, ",
+    "red.png,a,b",
+    "red.png,shoe",
+]
+EXPECTED = [
+    "ok",
+    "text_truncated",
+    "text_missing",
+    "image_missing",
+    "image_unreadable",
+    "both_missing",
+    "row_unreadable",
+    "ok",
+]
+
+
+def test_the_summary_counts_every_status_in_the_order_of_severity(run):
+    said, rows, counts = run(EVERY)
+    assert [row["status"] for row in rows] == EXPECTED
+    assert [row["row"] for row in rows] == [str(number) for number in range(8)]
+    assert list(counts) == [status for status in reversed(STATUSES) if status in EXPECTED]
+    assert counts == {status: EXPECTED.count(status) for status in counts}
+    shown = ", ".join(f"{count} {status}" for status, count in counts.items())
+    assert said[-1].startswith(f"8 rows: {shown}; ")
+
+
+def test_ok_is_counted_even_where_no_row_is(run):
+    said, _, counts = run(["image,text", "gone.png,a"])
+    assert counts == {"ok": 0, "image_missing": 1}
+    assert "1 rows: 0 ok, 1 image_missing" in said[-1]
+
+
+def test_skip_gives_no_prediction_and_keeps_the_status(run):
+    _, rows, _ = run(EVERY, on_bad_row="skip")
+    assert [row["status"] for row in rows] == EXPECTED
+    assert [row["label"] != "" for row in rows] == [True, True, *[False] * 5, True]
+
+
+@pytest.mark.parametrize(("line", "number"), [(3, 2), (7, 0)])
+def test_error_names_table_row_and_file_and_keeps_the_rows_before(run, tmp_path, line, number):
+    lines = EVERY[:1] + (EVERY[1:3] + EVERY[line:] if number else EVERY[line:])
+    with pytest.raises(BadRow, match=rf"t\.csv, row {number}: .*; the {number} rows before it are in .*out\.csv"):
+        run(lines, on_bad_row="error")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["ok", "text_truncated"][:number]
+
+
+def stream(monkeypatch, *lines: bytes):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines))))
+
+
+def test_a_broken_line_of_a_stream_keeps_its_place(run, monkeypatch):
+    stream(monkeypatch, b"{", b'{"text": "a", "id": 1}', b"\xff\xfe", b'{"text": "b", "id": 2}', b"[1]")
+    _, rows, counts = run("-")
+    assert [row["status"] for row in rows] == ["row_unreadable", "image_missing"] * 2 + ["row_unreadable"]
+    assert [row["id"] for row in rows] == ["", "1", "", "2", ""]
+    assert rows[2]["reason"].startswith("line 3 of standard input is no JSON: 'utf-8' codec")
+    assert counts == {"ok": 0, "image_missing": 2, "row_unreadable": 3}
+
+
+def test_a_stream_of_broken_lines_is_a_row_for_each(run, monkeypatch):
+    stream(monkeypatch, b"image,text", b"a.png,b")
+    _, rows, counts = run("-")
+    assert counts == {"ok": 0, "row_unreadable": 2}
+    assert [row["label"] for row in rows] == ["", ""]
+
+
+def test_error_names_the_line_of_a_stream(run, monkeypatch):
+    stream(monkeypatch, json.dumps({"image": "x", "text": "a"}).encode(), b"{")
+    with pytest.raises(BadRow, match="standard input, row 0: x does not exist"):
+        run("-", on_bad_row="error")
+    stream(monkeypatch, b"", b"{")
+    with pytest.raises(
+        BadRow, match=r"standard input, row 0: line 2 of standard input is no JSON: .* \(row_unreadable\)"
+    ):
+        run("-", on_bad_row="error")
+
+
+def test_the_columns_of_a_stream_may_have_other_names(run, monkeypatch, tmp_path):
+    pair = {"photo": str(tmp_path / "red.png"), "caption": "a red shirt", "id": "x"}
+    for options in (
+        {},
+        {"image_column": "photo"},
+        {"text_column": "caption"},
+        {"image_column": "photo", "text_column": "caption"},
+    ):
+        stream(monkeypatch, json.dumps(pair).encode(), b'{"caption": "b"}')
+        assert [row["status"] for row in run("-", **options)[1]] == ["ok", "image_missing"]
+    stream(monkeypatch, b'{"caption": "b"}', json.dumps(pair).encode())
+    assert [row["status"] for row in run("-", image_column="photo")[1]] == ["image_missing", "ok"]
+
+
+def test_a_table_of_one_half_is_classified_by_naming_it(run):
+    with pytest.raises(
+        ValueError, match=r"name it with --image-column, or name the other column alone if there is none"
+    ):
+        run(["id,text", "1,a red shirt"])
+    said, rows, counts = run(["id,text", "1,a red shirt"], text_column="text")
+    assert counts == {"ok": 0, "image_missing": 1}
+    assert (rows[0]["id"], rows[0]["text_weight"]) == ("1", "1.0")
+    assert said[0] == "columns: image from 'image', text from 'text'; there is no column 'image'"
+
+
+def test_a_column_that_is_not_there_is_named(run):
+    with pytest.raises(ValueError, match="has no text column 'caption'; it has 'image', 'text'"):
+        run(["image,text", "red.png,a"], text_column="caption")

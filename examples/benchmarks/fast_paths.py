@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from diptych import ImageTextClassifier
 from diptych.pipeline.data.tables import load_tables
-from diptych.pipeline.inference.encoding import Encoders
-from diptych.pipeline.inference.fast_path import WARM_UP, Fast, quicken
+from diptych.pipeline.inference.encoding import InferenceEncoders
+from diptych.pipeline.inference.fast_path import WARM_UP, Fast, use_fast_path
 
 PATHS = {"int8": Fast(int8=True, min_agreement=0), "bf16": Fast(dtype="bf16", min_agreement=0)} | {
     "compile": Fast(compile=True, min_agreement=0)
@@ -59,9 +59,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = list(load_tables(options.data)["train"].rows)
     classify = ImageTextClassifier.from_pretrained(options.model, device="cpu")
-    encoders: dict[str, Encoders] = {"32 bits": classify.encoders}
+    encoders: dict[str, InferenceEncoders] = {"32 bits": classify.encoders}
     for path in options.paths:
-        quicken(classify, PATHS[path], lambda: rows, say=lambda line: None)
+        use_fast_path(classify, PATHS[path], lambda: rows, say=lambda line: None)
         encoders[path] = classify.encoders
     rest = rows[WARM_UP:]
     images = [{"image": row["image"]} for row in rest]

@@ -23,13 +23,13 @@ from ..data.splits import pick_split
 from ..data.tables import FORMATS, Table, load_tables, read_json_lines, readable
 from ..data.writer import RowWriter, types_of_features, types_of_rows
 from ..inference.classifier import ImageTextClassifier
-from ..inference.fast_path import Fast, quicken
+from ..inference.fast_path import Fast, use_fast_path
 from ..inference.predictions import Prediction, output_row
 from ..model.fingerprint import model_digest
 from ..runtime.signals import Interrupted, StopSignals
 from ..runtime.version import __version__
-from .parts import Parts, Pieces, write_parts
-from .team import Together
+from .parts import Parts, RowCursor, write_parts
+from .team import Team
 
 
 def classify_table(
@@ -84,7 +84,7 @@ def classify_table(
     """
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     state = PartialState(cpu=not torch.accelerator.is_available())
-    team = Together(state)
+    team = Team(state)
     aloud = say  # for what one process alone knows
     if not team.main:
         say, quiet = _silence, True
@@ -102,10 +102,10 @@ def classify_table(
         classifier = ImageTextClassifier.from_pretrained(model, device=str(state.device) if team.count > 1 else None)
         if fast is not None:
             rows = partial(readable, table.rows, table.name)
-            quicken(classifier, fast, rows, columns, table.folder, batch_size=batch_size, say=say)
+            use_fast_path(classifier, fast, rows, columns, table.folder, batch_size=batch_size, say=say)
         return _Job(table, columns, classifier, batch_size, on_bad_row, workers, _is_stream(data), fast), parts
 
-    job, parts = team.agreed(ready)
+    job, parts = team.all_or_none(ready)
     if parts is None:
         counts = _into_file(job, out, quiet=quiet)
     else:
@@ -167,7 +167,7 @@ def _into_file(job: _Job, out: str, *, quiet: bool) -> Counter[str]:
 def _into_parts(
     job: _Job,
     parts: Parts,
-    team: Together,
+    team: Team,
     data: Any,
     split: str | None,
     *,
@@ -183,10 +183,10 @@ def _into_parts(
             return {}
         return parts.begin(_identity(job, parts, data, split), resume=resume, say=say)
 
-    record = team.told(team.agreed(begin))
+    record = team.broadcast(team.all_or_none(begin))
     if record["state"] == "done":
         return Counter(record["counts"])
-    team.agreed(lambda: team.begin(parts.folder, record["run"]))
+    team.all_or_none(lambda: team.begin(parts.folder, record["run"]))
     with StopSignals(processes=team.count) as signals:
         check = partial(team.check, signals)
         try:
@@ -211,7 +211,7 @@ def _into_parts(
 
 
 def _write_share(
-    job: _Job, parts: Parts, team: Together, *, say: Callable[[str], None], check: Callable[[], None], quiet: bool
+    job: _Job, parts: Parts, team: Team, *, say: Callable[[str], None], check: Callable[[], None], quiet: bool
 ) -> int:
     """Write the parts of this process that are not there yet; the number of all rows of the table."""
 
@@ -239,7 +239,7 @@ def _write_share(
                     f"{job.table.name}, row {number}: {reason}; whole parts of the rows before it are in {parts.folder}"
                 ) from error
 
-        pieces = Pieces(job.table.rows, lambda row: wanted(row // parts.rows))
+        pieces = RowCursor(job.table.rows, lambda row: wanted(row // parts.rows))
         return write_parts(parts, pieces, predict, wanted=wanted, check=check, **job.writing(parts.suffix))
 
 

@@ -241,7 +241,7 @@ class Parts:
         return not self.folder.is_dir() or read_record(self.folder, RECORD).get("state") == "done"
 
 
-class Pieces:
+class RowCursor:
     """The rows of a table, taken or passed over piece by piece, from the first to the last.
 
     Args:
@@ -272,7 +272,7 @@ class Pieces:
 
 def write_parts(
     parts: Parts,
-    pieces: Pieces,
+    pieces: RowCursor,
     predict: Callable[[int, Iterator[Any]], Iterable[Mapping[str, Any]]],
     *,
     wanted: Callable[[int], bool],

@@ -20,7 +20,7 @@ _POLL = 0.2
 Found = TypeVar("Found")
 
 
-class Together:
+class Team:
     """The processes that this one belongs to.
 
     At the start they talk by collectives. From then on one may compute for hours where another is done, longer than
@@ -36,7 +36,7 @@ class Together:
         self.main = self.index == 0
         self._looked = 0.0
 
-    def agreed(self, step: Callable[[], Found]) -> Found:
+    def all_or_none(self, step: Callable[[], Found]) -> Found:
         """Take a step that can fail in all processes: if it does in any, all leave and the main one says why.
 
         Raises:
@@ -57,7 +57,7 @@ class Together:
             raise ValueError(messages[0]) from failed
         raise Interrupted("", 1)
 
-    def told(self, what: Found) -> Found:
+    def broadcast(self, what: Found) -> Found:
         """What the main process has as `what`."""
         return broadcast_object_list([what])[0] if self.count > 1 else what
 

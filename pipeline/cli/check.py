@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Debug, ImageColumn, Json, LabelColumn, Quiet, TextColumn
-from .terminal import reported
+from .terminal import one_line_errors
 
 
 def check(
@@ -33,7 +33,7 @@ def check(
     that training rows lack, one label for all rows, or one row for each label and no validation
     split. All else is a warning, and the exit code 0.
     """
-    with reported(debug):
+    with one_line_errors(debug):
         from ..check.check import check as run
         from ..check.text import report
         from ..data.values import to_json

@@ -12,7 +12,7 @@ import typer
 from ..data.rows import Pair
 from ..inference.predictions import Prediction
 from .options import Debug, Dtype, ImageColumn, Json, OnBadRow, Processes, Quiet, Split, TextColumn
-from .terminal import process_rank, remark, reported
+from .terminal import one_line_errors, process_rank, remark
 
 
 def classify(
@@ -66,7 +66,7 @@ def classify(
     debug: Debug = False,
 ) -> None:
     """Classify one pair (IMAGE TEXT), or many (--data DATA --out FILE)."""
-    with reported(debug):
+    with one_line_errors(debug):
         if data is None and image is None:
             raise ValueError("give an IMAGE and a TEXT ('' for the one that there is none of), or --data and --out")
         if data is not None and image is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Debug, Json, Quiet
-from .terminal import reported
+from .terminal import one_line_errors
 
 
 def demo(
@@ -18,7 +18,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Show everything in two minutes, offline: classify, fine-tune on a new question, classify again."""
-    with reported(debug):
+    with one_line_errors(debug):
         from ..demo.demo import demo as run
 
         figures = run(out, say=(lambda line: None) if quiet or as_json else print, quiet=quiet or as_json)

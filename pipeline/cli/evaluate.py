@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .options import BatchSize, Debug, ImageColumn, Json, LabelColumn, Quiet, Split, TextColumn
-from .terminal import reported
+from .terminal import one_line_errors
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
 
     The split is test if there are several.
     """
-    with reported(debug):
+    with one_line_errors(debug):
         from ..evaluation.evaluate import evaluate as run
 
         figures = run(

@@ -11,7 +11,7 @@ import typer
 
 from ..runtime.files import megabytes
 from .options import CacheDir, Debug, Json, Quiet
-from .terminal import reported
+from .terminal import one_line_errors
 
 
 def cache_text(folder: Path, entries: list[dict[str, Any]], *, cleared: bool) -> str:
@@ -34,7 +34,7 @@ def info(
     debug: Debug = False,
 ) -> None:
     """Show the versions in use and the devices: what to put into a bug report. Or the feature cache."""
-    with reported(debug):
+    with one_line_errors(debug):
         if cache:
             from ..feature_cache.folder import cache_folder, cached_encoders, clear_cache
             from .info import cache_text

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .options import BatchSize, Debug, ImageColumn, Json, Quiet, Split, TextColumn
-from .terminal import reported
+from .terminal import one_line_errors
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -78,7 +78,7 @@ def rank(
     debug: Debug = False,
 ) -> None:
     """Rank texts for an image, images for a text, or measure both on a table."""
-    with reported(debug):
+    with one_line_errors(debug):
         asked = [name for name, value in (("--image", image), ("--text", text), ("--data", data)) if value is not None]
         if len(asked) != 1:
             raise ValueError(

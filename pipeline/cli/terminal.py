@@ -16,7 +16,7 @@ HEAD_START = 10.0
 
 
 @contextlib.contextmanager
-def reported(debug: bool) -> Iterator[None]:
+def one_line_errors(debug: bool) -> Iterator[None]:
     """Turn an error that a user can mend into one line and exit code 1; show it whole if `debug`."""
     try:
         yield
@@ -27,7 +27,7 @@ def reported(debug: bool) -> Iterator[None]:
             raise
         who = ""
         # mostly all processes fail alike: once the main one has said so, their launcher ends the others; a lost
-        # connection is told after a while and with the process by itself (`Pulse`)
+        # connection is told after a while and with the process by itself (`Heartbeat`)
         if process_rank() and not isinstance(error, ConnectionError):
             time.sleep(HEAD_START)
             who = f"process {process_rank()}: "

@@ -40,7 +40,7 @@ from .options import (
     _parts,
     _size,
 )
-from .terminal import process_rank, remark, reported
+from .terminal import one_line_errors, process_rank, remark
 
 
 def train(
@@ -144,7 +144,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Fine-tune on labelled pairs; keeps the best epoch's model in OUT/model and the record in OUT/run.json."""
-    with reported(debug):
+    with one_line_errors(debug):
         options: dict[str, Any] = {}
         if unfreeze_image is not None:
             options["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")

@@ -40,7 +40,7 @@ from .options import (
     _parts,
     _size,
 )
-from .terminal import process_rank, remark, reported
+from .terminal import one_line_errors, process_rank, remark
 from .train import train
 
 
@@ -89,7 +89,7 @@ def tune(
 
     What an option fixes is not searched. OUT/trials.csv and OUT/trials.png show all trials.
     """
-    with reported(debug):
+    with one_line_errors(debug):
         given: dict[str, Any] = {
             "model": model,
             "objective": objective.value,

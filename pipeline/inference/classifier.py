@@ -17,7 +17,7 @@ from ..model.folder import load_model
 from ..model.model import DiptychModel, require_classes
 from ..model.processor import DiptychProcessor
 from ..model.scores import chosen, scores
-from .encoding import Encoders, Kept
+from .encoding import InferenceEncoders, RecentFeatures
 from .predictions import Prediction, output_columns, output_row
 from .predictor import _spread, _threads
 from .prefetch import BATCHES, BatchSize, ahead, windows
@@ -50,7 +50,7 @@ class ImageTextClassifier:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
         self.processor = processor
-        self.encoders = Encoders()
+        self.encoders = InferenceEncoders()
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, *, device: str | None = None) -> ImageTextClassifier:
@@ -228,7 +228,7 @@ class ImageTextClassifier:
         require_classes(self.model)
         prompt = isinstance(rows, Iterator) if prompt is None else prompt
         size = BatchSize(batch_size, self.device)
-        images, texts = Kept(), Kept()
+        images, texts = RecentFeatures(), RecentFeatures()
         reader = Reader(self.processor, columns or Columns("image", "text"), folder, self.encoders, images)
         read = windows(map(_as_row, rows), lambda: size.rows if prompt else size.rows * BATCHES)
         with _threads(self.device, workers) as pool:
@@ -253,7 +253,9 @@ class ImageTextClassifier:
                         yield Prediction(row=one.number, status=one.status, reason=one.reason, **one.found)  # type: ignore[typeddict-item]
                         expected += 1
 
-    def _predict(self, batch: list[Row], reader: Reader, texts: Kept, size: BatchSize, one_half: bool) -> None:
+    def _predict(
+        self, batch: list[Row], reader: Reader, texts: RecentFeatures, size: BatchSize, one_half: bool
+    ) -> None:
         """Predict the rows of a batch that can be used; those with `one_half` only if that is enough."""
         self.encoders.follow(self.model)
         for row in batch:
@@ -270,7 +272,7 @@ class ImageTextClassifier:
         for row in batch:  # which may wait for others before it
             row.source = row.pixels = row.features = None
 
-    def _forward(self, rows: list[Row], images: Kept, texts: Kept) -> list[dict[str, Any]]:
+    def _forward(self, rows: list[Row], images: RecentFeatures, texts: RecentFeatures) -> list[dict[str, Any]]:
         """The columns of the predictions of rows that can be used."""
         with torch.inference_mode():
             words, mask = self._text_features(rows, texts)
@@ -294,7 +296,7 @@ class ImageTextClassifier:
             for row, (image_weight, text_weight) in zip(by_row, weights, strict=True)
         ]
 
-    def _image_features(self, rows: list[Row], kept: Kept) -> Tensor:
+    def _image_features(self, rows: list[Row], kept: RecentFeatures) -> Tensor:
         """Features (batch, width, rows, columns) of the images; 0 in rows without one, which are not encoded."""
         there = [row for row in rows if row.has_image]
         if not there:
@@ -310,7 +312,7 @@ class ImageTextClassifier:
         features = found if isinstance(found, Tensor) else torch.stack(found)
         return _spread(features, [row.has_image for row in rows])
 
-    def _text_features(self, rows: list[Row], kept: Kept) -> tuple[Tensor, Tensor]:
+    def _text_features(self, rows: list[Row], kept: RecentFeatures) -> tuple[Tensor, Tensor]:
         """Features (batch, words, width) of the texts, 0 in rows without one, and their mask (batch, words)."""
         there = [row for row in rows if row.text is not None]
         lengths = torch.tensor([len(row.pieces) for row in rows], device=self.device)

@@ -13,7 +13,7 @@ from ...encoders import BertEncoder, ResNetEncoder
 from ..model.model import DiptychModel
 
 
-class Encoders:
+class InferenceEncoders:
     """The two encoders of a model as they run for classifying.
 
     In 32 bits on a CPU the image trunk is a copy, its batch norms folded into its convolutions and its
@@ -67,7 +67,7 @@ class Encoders:
         return self._texts.encode(input_ids, attention_mask)
 
 
-class Kept:
+class RecentFeatures:
     """Features of a table's rows, by what they are of, so that a repeated image or text is encoded once.
 
     They stay in the batches in which they were computed: nothing is copied for it.

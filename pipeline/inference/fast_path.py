@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..data.rows import Columns
 from ..model.model import DiptychModel
 from .classifier import ImageTextClassifier
-from .encoding import Encoders
+from .encoding import InferenceEncoders
 from .predictions import Prediction
 
 WARM_UP, SAMPLE, LEAST = 64, 256, 32
@@ -61,7 +61,7 @@ class Fast:
         return " ".join(name for name, there in chosen if there)
 
 
-class FastEncoders(Encoders):
+class FastEncoders(InferenceEncoders):
     """The encoders of a model on a fast path. The model is not changed, and must not be.
 
     Args:
@@ -93,7 +93,7 @@ class FastEncoders(Encoders):
         super()._take(model, state)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """As of `Encoders`, in the number format of the path."""
+        """As of `InferenceEncoders`, in the number format of the path."""
         if not self._fast.int8:
             pixel_values = pixel_values.to(self._dtype, memory_format=torch.channels_last)
         return self._images.encode(pixel_values)
@@ -152,7 +152,7 @@ class _Calibration:
         return None if batch is None else {"pixels": batch.contiguous().numpy()}
 
 
-class _Recorded(Encoders):
+class _Recorded(InferenceEncoders):
     """Encoders that keep the pixels they are given."""
 
     def __init__(self) -> None:
@@ -164,7 +164,7 @@ class _Recorded(Encoders):
         return super().encode_images(pixel_values)
 
 
-def quicken(
+def use_fast_path(
     classifier: ImageTextClassifier,
     fast: Fast,
     read: Callable[[], Iterable[Mapping[str, Any]]],
@@ -216,7 +216,7 @@ def quicken(
     try:
         classifier.encoders = recorded = _Recorded()
         list(predictions(0, WARM_UP))
-        classifier.encoders = Encoders()
+        classifier.encoders = InferenceEncoders()
         plain, plain_seconds = timed()
         judged = [number for number, one in enumerate(plain) if usable(one)]
         pixels = torch.cat(recorded.pixels) if recorded.pixels else torch.zeros(0)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.images import BadImage, read_image
 from ..data.rows import Columns, UnreadableRow, all_reasons, read_text, worst_status
 from ..model.processor import DiptychProcessor
-from .encoding import Encoders, Kept
+from .encoding import InferenceEncoders, RecentFeatures
 
 LARGEST_FILE = 256 << 20
 """Bytes: a larger file is left to the decoder, which doesn't need all of it in memory."""
@@ -83,7 +83,12 @@ class Reader:
     """
 
     def __init__(
-        self, processor: DiptychProcessor, columns: Columns, folder: Path | None, encoders: Encoders, kept: Kept
+        self,
+        processor: DiptychProcessor,
+        columns: Columns,
+        folder: Path | None,
+        encoders: InferenceEncoders,
+        kept: RecentFeatures,
     ) -> None:
         self.processor, self.columns, self.folder = processor, columns, folder
         self.encoders, self.kept = encoders, kept

@@ -25,7 +25,7 @@ from .plan import Plan
 T = TypeVar("T")
 
 
-class Survey:
+class RowCounts:
     """What one pass over some of a stream's rows has counted.
 
     Args:
@@ -83,7 +83,7 @@ class PairStream(IterableDataset[dict[str, Any]]):
     def __init__(
         self,
         table: Table,
-        survey: Survey,
+        survey: RowCounts,
         *,
         columns: Columns,
         target: Callable[[Table, int, Any], Any] | None,

@@ -111,7 +111,7 @@ def save_model(model: DiptychModel, processor: DiptychProcessor, folder: Path) -
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def tidy(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Undo what a save that was killed left beside `folder`: half of a new one, or an old one out of its place."""
     old = folder.with_name(f".{folder.name}.old")
     if old.is_dir() and not folder.exists():

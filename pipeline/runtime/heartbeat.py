@@ -24,7 +24,7 @@ HEAD_START = 10.0
 _OF_COMMUNICATION = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "socket")
 
 
-class Pulse:
+class Heartbeat:
     """While it is entered, a thread of each process hears every two seconds from those of all others.
 
     The first to leave ends it for all. Where it fails, or the work fails because another process is gone, this process
@@ -39,7 +39,7 @@ class Pulse:
         self.state, self.out = PartialState(), out
         self._leaving = threading.Event()
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> Heartbeat:
         if self.state.num_processes == 1:
             return self
         try:

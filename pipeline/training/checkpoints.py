@@ -43,7 +43,7 @@ class Progress:
         start: Metrics before training.
         history: Of each epoch that is over.
         problems: Rows that were not whole, by status, in all epochs and processes.
-        unsaid: Those that this process has met since all told each other.
+        pending: Those that this process has met since all told each other.
         skipped: Steps that were not taken, because a loss or gradient was not finite.
     """
 
@@ -56,22 +56,22 @@ class Progress:
     start: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     problems: dict[str, int] = field(default_factory=dict)
-    unsaid: dict[str, int] = field(default_factory=dict)
+    pending: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
 
-    def meet(self, status: str) -> None:
+    def count(self, status: str) -> None:
         """Count a row that was not whole."""
-        self.unsaid[status] = self.unsaid.get(status, 0) + 1
+        self.pending[status] = self.pending.get(status, 0) + 1
 
-    def tell(self) -> None:
+    def gather(self) -> None:
         """Add what every process has met to what all know; all must take part."""
-        for met in gather_object([self.unsaid]):
+        for met in gather_object([self.pending]):
             self.problems = dict(Counter(self.problems) + Counter(met))
-        self.unsaid = {}
+        self.pending = {}
 
     def end_epoch(self, epoch: dict[str, Any]) -> None:
         """Keep what an epoch gave, and stand at the beginning of the next."""
-        self.tell()
+        self.gather()
         self.history.append(epoch)
         self.epoch, self.epoch_step, self.batches, self.losses, self.seconds = self.epoch + 1, 0, 0, [], 0.0
 
@@ -114,7 +114,7 @@ class Checkpoints:
         """
         path = self.folder / f"{progress.step:08d}"
         failed: list[str | None] = [None]
-        progress.tell()
+        progress.gather()
         losses = gather_object(progress.losses)
         if self.accelerator.is_main_process:
             try:

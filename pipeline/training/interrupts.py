@@ -12,7 +12,7 @@ from ..runtime.signals import Interrupted, StopSignals
 from .checkpoints import Checkpoints, Progress
 
 
-class Watch:
+class Interrupts:
     """Between the steps of a run: what all its processes agree to do, checkpoints, and the end when it is asked for.
 
     Args:

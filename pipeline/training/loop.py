@@ -30,7 +30,7 @@ from ..runtime.signals import StopSignals
 from .checkpoints import Checkpoints, Progress
 from .config import MULTI_LABEL_BEST, OBJECTIVES, TrainConfig
 from .feature_reuse import drop_features, reuse_features
-from .interrupts import Watch
+from .interrupts import Interrupts
 from .optim import parameter_groups, schedule, unfreeze
 from .tracking import Tracking
 
@@ -126,7 +126,7 @@ class Fit:
             reuse_features(*place, training, validation, progress.epoch, say=self.say, quiet=quiet)
         batches, validating = self._batches(training, seed=config.seed), self._batches(validation)
         with StopSignals(processes=accelerator.num_processes) as signals:
-            watch = Watch(
+            watch = Interrupts(
                 accelerator,
                 checkpoints,
                 signals,
@@ -178,7 +178,7 @@ class Fit:
             return StreamBatches(data, plan, Collate(self.processor), **place)
         return Batches(data, plan, Collate(self.processor, data), seed=seed, **place)
 
-    def _epoch(self, model: nn.Module, optimizer: Any, rates: Any, batches: Batches, watch: Watch) -> float:
+    def _epoch(self, model: nn.Module, optimizer: Any, rates: Any, batches: Batches, watch: Interrupts) -> float:
         """The steps of an epoch that are left; the mean loss of all its steps."""
         accelerator, config, progress, plan = self.accelerator, self.config, self.progress, batches.plan
         model.train()
@@ -200,7 +200,7 @@ class Fit:
             here = batch.pop("rows")
             rows += here
             for _, status, _ in batch.pop("problems"):
-                progress.meet(status)
+                progress.count(status)
             # what dropout draws follows from its place in the run, not from what was drawn before
             torch.manual_seed(draw_seed(config.seed, "dropout", progress.epoch, done, accelerator.process_index))
             ends_step, share = plan.ends_step(done), plan.share(done)
@@ -240,8 +240,8 @@ class Fit:
         self.say(_table_row(history[-1], heading=len(history) == 1))
         self.tracking.epoch(history[-1], self.progress.step)
         # of two epochs that score the same the one of the lower loss
-        before = max((rank_epoch(epoch, self.best) for epoch in history[:-1]), default=(-1.0, 0.0))
-        if rank_epoch(history[-1], self.best) > before:
+        before = max((epoch_score(epoch, self.best) for epoch in history[:-1]), default=(-1.0, 0.0))
+        if epoch_score(history[-1], self.best) > before:
             if self.model.config.multi_label:
                 self.model.config.set_thresholds(metrics["thresholds"])
             if self.accelerator.is_main_process:
@@ -263,7 +263,7 @@ class Fit:
         return False
 
 
-def rank_epoch(epoch: dict[str, Any], best: str) -> tuple[float, float]:
+def epoch_score(epoch: dict[str, Any], best: str) -> tuple[float, float]:
     """By what epochs are compared: the figure `best`, then the loss."""
     return epoch[best], -epoch.get("loss", epoch["train_loss"])
 
@@ -272,7 +272,7 @@ def out_of_patience(history: list[dict[str, Any]], best: str, config: TrainConfi
     """Whether `patience` epochs have passed without a better one, not counting those before `unfreeze_at`."""
     if config.patience is None:
         return False
-    top = max(range(len(history)), key=lambda index: rank_epoch(history[index], best))
+    top = max(range(len(history)), key=lambda index: epoch_score(history[index], best))
     return len(history) - max(top + 1, config.unfreeze_at - 1) >= config.patience
 
 

@@ -15,7 +15,7 @@ from ..data.rows import Columns, UnreadableRow
 from ..data.splits import training_table
 from ..data.tables import Table, every_row, readable
 from ..loading.augmentation import Augmentation, speaks_of_sides
-from ..loading.stream import PairStream, Survey
+from ..loading.stream import PairStream, RowCounts
 from ..model.processor import DiptychProcessor
 from ..runtime.seeds import draw_seed
 from .config import TrainConfig
@@ -43,8 +43,8 @@ class StreamRows:
         self.multi_label = not self.aligning and _has_lists(self.table, str(columns.label))
         own = tables.get("validation")
         self.held_table = self.table if own is None else own
-        self.part = Survey(self._is_kept if own is None else _every)
-        self.held = Survey(self._is_held if own is None else _every)
+        self.part = RowCounts(self._is_kept if own is None else _every)
+        self.held = RowCounts(self._is_held if own is None else _every)
         surveys = [[self.part], [self.held]] if own is not None else [[self.part, self.held]]
         for table, some in zip((self.table, self.held_table), surveys, strict=False):
             self._read(table, some, quiet)
@@ -78,7 +78,7 @@ class StreamRows:
     def _is_kept(self, row: int) -> bool:
         return not self._is_held(row)
 
-    def _read(self, table: Table, surveys: list[Survey], quiet: bool) -> None:
+    def _read(self, table: Table, surveys: list[RowCounts], quiet: bool) -> None:
         rows = readable(every_row(table.rows), table.name)
         bar = tqdm(rows, desc="reading labels", unit="row", leave=False, disable=True if quiet else None)
         for number, row in enumerate(bar):

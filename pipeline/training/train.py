@@ -23,16 +23,16 @@ from ..feature_cache.folder import cache_folder
 from ..loading.augmentation import Augmentation
 from ..model.build import build_model
 from ..model.config import MULTI_LABEL
-from ..model.folder import load_model, tidy
+from ..model.folder import load_model, remove_leftovers
 from ..model.losses import ClassLoss, balanced_weights
 from ..model.model import DiptychModel
 from ..runtime.files import writable_folder
-from ..runtime.heartbeat import Pulse
+from ..runtime.heartbeat import Heartbeat
 from ..runtime.launch import fork, forks
 from ..runtime.record import read_record, require_same, write_record
 from ..runtime.version import __version__
 from .config import TrainConfig
-from .loop import Fit, rank_epoch
+from .loop import Fit, epoch_score
 from .optim import trains_from
 from .resume import begin_anew, identity_of
 from .stream_rows import StreamRows
@@ -132,7 +132,7 @@ def train(
     if not resume:
         begin_anew(folder, say, may_write=main)
     if main:
-        tidy(folder / "model")
+        remove_leftovers(folder / "model")
 
     tables = load_tables(data, streaming=stream)
     table = training_table(tables)
@@ -216,7 +216,7 @@ def train(
             "steps": fit.progress.step,
             "skipped_steps": fit.progress.skipped,
             "epochs": history,
-            "best": max(history, key=lambda epoch: rank_epoch(epoch, fit.best)) if history else None,
+            "best": max(history, key=lambda epoch: epoch_score(epoch, fit.best)) if history else None,
             "problems": fit.progress.problems,
         }
 
@@ -225,7 +225,7 @@ def train(
             write_record(folder, record(state))
 
     try:
-        with Pulse(folder):
+        with Heartbeat(folder):
             fit.run(training_set, validation_set, resume=resume, identity=identity, note=note, after_epoch=after_epoch)
     except BaseException:
         with contextlib.suppress(OSError):  # of a full disk, say, which is then the error to tell

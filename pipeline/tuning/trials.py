@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..model.folder import tidy
+from ..model.folder import remove_leftovers
 from ..runtime.record import write_record
 
 NAME = "tune.json"
@@ -101,7 +101,7 @@ class Sweep:
     def clear(self) -> None:
         """Bring the folder to what `tune.json` says, wherever an earlier process was killed."""
         place, best = self.folder / "model", self.best
-        tidy(place)
+        remove_leftovers(place)
         if best is not None and (self.run_folder(best) / "model").is_dir():
             old = place.with_name(f".{place.name}.old")
             if place.exists():

@@ -31,7 +31,7 @@ from ..runtime.launch import fork, forks
 from ..runtime.record import read_record, require_same, write_record
 from ..runtime.signals import Interrupted
 from ..training.config import MULTI_LABEL_BEST, OBJECTIVES, TrainConfig
-from ..training.loop import rank_epoch
+from ..training.loop import epoch_score
 from ..training.resume import FREE
 from ..training.train import train
 from .report import draw_picture, trial_text, write_table
@@ -235,7 +235,7 @@ def _run(
     def after_epoch(epoch: dict[str, Any]) -> None:
         if MULTI_LABEL_BEST in epoch:
             sweep.figure = MULTI_LABEL_BEST
-        figure, loss = rank_epoch(epoch, sweep.figure)
+        figure, loss = epoch_score(epoch, sweep.figure)
         trial.end_epoch(epoch["epoch"], figure, -loss, epoch["seconds"])
         note()
         if epoch["epoch"] < epochs and is_hopeless(trial, sweep, space):

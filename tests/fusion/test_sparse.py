@@ -123,7 +123,7 @@ def test_long_rows_are_a_dense_softmax_under_the_same_mask(window, chosen):
         torch.autograd.grad(expected[real].square().sum(), three),
         strict=True,
     ):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=2e-6)  # values reach 10: 1e-5 is their last bit
 
 
 @settings(deadline=None, max_examples=20)

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from diptych.pipeline.batch_inference.classify_table import classify_table
-from diptych.pipeline.batch_inference.parts import RECORD, Parts, Pieces, hidden, write_parts
-from diptych.pipeline.batch_inference.team import Together
+from diptych.pipeline.batch_inference.parts import RECORD, Parts, RowCursor, hidden, write_parts
+from diptych.pipeline.batch_inference.team import Team
 from diptych.pipeline.data.rows import BadRow
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.data.writer import FORMATS, types_of_features, types_of_rows
@@ -57,7 +57,7 @@ def share(parts, rows, index, count, *, stop=None):
     there = parts.whole(mine, lambda line: None)
     return write_parts(
         parts,
-        Pieces(rows, lambda row: mine(row // parts.rows)),
+        RowCursor(rows, lambda row: mine(row // parts.rows)),
         dies,
         wanted=lambda part: mine(part) and part not in there,
         check=lambda: None,
@@ -491,7 +491,7 @@ def test_what_cannot_be_done_in_parts_is_said(run, table, tmp_path):
 def two(folder):
     """Two processes in the run r."""
     write_record(folder, {"run": "r"}, RECORD)
-    both = [Together(SimpleNamespace(process_index=index, num_processes=2)) for index in range(2)]
+    both = [Team(SimpleNamespace(process_index=index, num_processes=2)) for index in range(2)]
     for process in both:
         process.begin(folder, "r")
     return both

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from diptych.pipeline.data.rows import UnreadableRow
 from diptych.pipeline.data.tables import Table, load_tables
 from diptych.pipeline.feature_cache import store as store_module
 from diptych.pipeline.feature_cache.encode import HalfFeatures, RowsToEncode, encode_images, encode_texts
+from diptych.pipeline.feature_cache.folder import cached_encoders
 from PIL import Image
 
 from ...conftest import build_tiny, picture
@@ -152,7 +154,7 @@ def test_rows_that_were_not_asked_for_have_no_features(model, table, tmp_path):
 
 def items(folder: Path) -> int:
     """How many encoders the cache knows."""
-    return len(store_module.cached_encoders(folder))
+    return len(cached_encoders(folder))
 
 
 def change_image_weight(network, processor):
@@ -234,7 +236,7 @@ def test_what_half_precision_cannot_hold_is_not_cached_and_said(model, table, tm
 
 
 def test_a_full_disk_is_told_with_what_to_do(model, table, tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
     with pytest.raises(ValueError, match="--no-cache"):
         texts(model, table, tmp_path)
 

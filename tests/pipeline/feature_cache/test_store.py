@@ -206,7 +206,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
 
     writer = store(tmp_path).writer()
     writer.add(item_id(b"a"), states(2, 1.0))
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         writer.write()
     assert [path.name for path in (tmp_path / "features" / "encoder").iterdir()] == ["encoder.json"]

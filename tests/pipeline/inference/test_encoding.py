@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diptych.pipeline.inference.encoding import Encoders, Kept
+from diptych.pipeline.inference.encoding import InferenceEncoders, RecentFeatures
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ PIXELS = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 IDS, MASK = torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
 
-def same(encoders: Encoders, model) -> None:
+def same(encoders: InferenceEncoders, model) -> None:
     """What `encoders` gives is what the model's own encoders give."""
     with torch.inference_mode():
         plain = model.image_encoder.encode(PIXELS)
@@ -58,7 +58,7 @@ def another_trunk(model):
 
 @pytest.mark.parametrize("change", [step, load, average, one_statistic, another_trunk])
 def test_changed_weights_are_seen(model, change):
-    encoders = Encoders()
+    encoders = InferenceEncoders()
     encoders.follow(model)
     same(encoders, model)
     generation = encoders.generation
@@ -73,7 +73,7 @@ def test_changed_weights_are_seen(model, change):
 
 
 def test_another_number_format_runs_as_it_is(model):
-    encoders = Encoders()
+    encoders = InferenceEncoders()
     encoders.follow(model)
     model.double()
     encoders.follow(model)
@@ -83,7 +83,7 @@ def test_another_number_format_runs_as_it_is(model):
 
 
 def test_in_training_nothing_is_folded_and_no_features_are_kept(model):
-    encoders = Encoders()
+    encoders = InferenceEncoders()
     model.train()
     encoders.follow(model)
     generation = encoders.generation
@@ -93,7 +93,7 @@ def test_in_training_nothing_is_folded_and_no_features_are_kept(model):
 
 
 def test_weights_made_in_inference_mode_run_as_they_are(model):
-    encoders = Encoders()
+    encoders = InferenceEncoders()
     with torch.inference_mode():
         model.load_state_dict({key: value.clone() for key, value in model.state_dict().items()}, assign=True)
     encoders.follow(model)
@@ -108,7 +108,7 @@ def test_the_model_stays_as_it_was(model):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modules = [(id(module), module.training) for module in model.modules()]
     learns = [(id(parameter), parameter.requires_grad) for parameter in model.parameters()]
-    Encoders().follow(model)
+    InferenceEncoders().follow(model)
     assert [(id(module), module.training) for module in model.modules()] == modules
     assert [(id(parameter), parameter.requires_grad) for parameter in model.parameters()] == learns
     for key, value in model.state_dict().items():
@@ -116,7 +116,7 @@ def test_the_model_stays_as_it_was(model):
 
 
 def test_features_stay_as_long_as_there_is_room():
-    kept = Kept(limit=2 * 3 * 4 * 4)  # two batches of three rows of four numbers
+    kept = RecentFeatures(limit=2 * 3 * 4 * 4)  # two batches of three rows of four numbers
     batches = [torch.full((3, 4), float(number)) for number in range(3)]
     kept.put("abc", batches[0])
     kept.put("def", batches[1])
@@ -131,7 +131,7 @@ def test_features_stay_as_long_as_there_is_room():
 
 @given(batches=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), max_size=8), room=st.integers(0, 12))
 def test_each_row_gets_its_own_features_whatever_is_kept(batches, room):
-    kept = Kept(limit=room * 4)
+    kept = RecentFeatures(limit=room * 4)
     asked = []
     for keys in batches:
 

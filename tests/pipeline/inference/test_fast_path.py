@@ -8,7 +8,7 @@ from diptych import ImageTextClassifier
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.demo.scenes import SHIPPED_MODEL, make_scenes
 from diptych.pipeline.inference import fast_path as module
-from diptych.pipeline.inference.fast_path import Fast, FastEncoders, quicken
+from diptych.pipeline.inference.fast_path import Fast, FastEncoders, use_fast_path
 from diptych.pipeline.model.folder import load_model, save_model
 
 from ...conftest import picture
@@ -44,7 +44,7 @@ def test_nonsense_is_refused(options, message):
 def test_16_bits_are_compared_and_used(classifier):
     rows, said = table(module.WARM_UP + module.LEAST), []
     plain = classifier(rows)
-    quicken(classifier, Fast(dtype="bf16", min_agreement=0.5), lambda: rows, say=said.append)
+    use_fast_path(classifier, Fast(dtype="bf16", min_agreement=0.5), lambda: rows, say=said.append)
     (line,) = said
     assert line.startswith("--dtype bf16: ")
     assert f" of {module.LEAST} labels (" in line
@@ -66,9 +66,9 @@ def test_too_little_agreement_is_refused(classifier, monkeypatch):
     before, rows = classifier.encoders, [{}] * (module.WARM_UP + 60)
     message = r"--dtype bf16: 40 of 60 labels \(66\.7%\) .* of a score 0\.2, .*; 67\.0% must agree: leave it"
     with pytest.raises(ValueError, match=message):
-        quicken(classifier, Fast(dtype="bf16", min_agreement=0.67), lambda: rows)
+        use_fast_path(classifier, Fast(dtype="bf16", min_agreement=0.67), lambda: rows)
     assert classifier.encoders is before
-    quicken(classifier, Fast(dtype="bf16", min_agreement=0.66), lambda: rows, say=lambda line: None)
+    use_fast_path(classifier, Fast(dtype="bf16", min_agreement=0.66), lambda: rows, say=lambda line: None)
     assert isinstance(classifier.encoders, FastEncoders)
 
 
@@ -76,32 +76,32 @@ def test_too_few_rows_are_refused(classifier):
     before = classifier.encoders
     rows = table(module.WARM_UP + module.LEAST - 1)
     with pytest.raises(ValueError, match="of which 31 can be used and 32 are needed"):
-        quicken(classifier, Fast(dtype="bf16"), lambda: rows)
+        use_fast_path(classifier, Fast(dtype="bf16"), lambda: rows)
     assert classifier.encoders is before
 
 
 def test_changed_weights_are_refused_until_they_are_compared(classifier):
     rows = table(module.WARM_UP + module.LEAST)
     fast = Fast(dtype="bf16", min_agreement=0.0)
-    quicken(classifier, fast, lambda: rows, say=lambda line: None)
+    use_fast_path(classifier, fast, lambda: rows, say=lambda line: None)
     with torch.no_grad():
         next(classifier.model.image_encoder.trunk.parameters()).mul_(2)
     for _ in range(2):
         with pytest.raises(ValueError, match="the weights have changed since --dtype bf16 was compared"):
             classifier(rows[0])
-    quicken(classifier, fast, lambda: rows, say=lambda line: None)
+    use_fast_path(classifier, fast, lambda: rows, say=lambda line: None)
     assert classifier(rows[0])["status"] == "ok"
 
 
 def test_fp16_is_not_for_a_cpu(classifier):
     with pytest.raises(ValueError, match="--dtype fp16 is for a GPU"):
-        quicken(classifier, Fast(dtype="fp16"), list)
+        use_fast_path(classifier, Fast(dtype="fp16"), list)
 
 
 def test_a_missing_package_is_named(classifier, monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'diptych\[onnx\]'"):
-        quicken(classifier, Fast(int8=True), list)
+        use_fast_path(classifier, Fast(int8=True), list)
 
 
 def test_a_compiler_that_fails_is_one_line(classifier, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_compiler_that_fails_is_one_line(classifier, monkeypatch):
     monkeypatch.setattr(torch, "compile", fail)
     rows = table(module.WARM_UP + module.LEAST)
     with pytest.raises(ValueError, match=r"--compile cannot be had here \(no compiler\): leave it out"):
-        quicken(classifier, Fast(compile=True), lambda: rows)
+        use_fast_path(classifier, Fast(compile=True), lambda: rows)
 
 
 def test_nothing_is_written_where_a_path_is_refused(tiny, tmp_path):
@@ -148,7 +148,7 @@ def test_8_bits_agree(tmp_path):
     classifier = ImageTextClassifier(*load_model(SHIPPED_MODEL), device="cpu")
     rest = rows[module.WARM_UP :]
     plain, said = classifier(rest), []
-    quicken(classifier, Fast(int8=True, min_agreement=0.95), lambda: rows, say=said.append)
+    use_fast_path(classifier, Fast(int8=True, min_agreement=0.95), lambda: rows, say=said.append)
     assert said[0].startswith("--int8: ")
     found = classifier(rest)
     same = sum(a["label"] == b["label"] for a, b in zip(plain, found, strict=True))

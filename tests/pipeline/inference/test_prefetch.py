@@ -11,7 +11,7 @@ import torch
 from diptych.pipeline.data.images import BadImage, read_image
 from diptych.pipeline.data.rows import Columns
 from diptych.pipeline.inference import prefetch as module
-from diptych.pipeline.inference.encoding import Encoders, Kept
+from diptych.pipeline.inference.encoding import InferenceEncoders, RecentFeatures
 from diptych.pipeline.inference.prefetch import BatchSize, ahead, windows
 from diptych.pipeline.inference.reading import Reader
 from hypothesis import given, settings
@@ -26,7 +26,7 @@ def processor(text_folder):
 
 
 def reader(processor, folder=None) -> Reader:
-    return Reader(processor, Columns("image", "text"), folder, Encoders(), Kept())
+    return Reader(processor, Columns("image", "text"), folder, InferenceEncoders(), RecentFeatures())
 
 
 WORDS = st.integers(0, 60).map(lambda count: "red " * count)

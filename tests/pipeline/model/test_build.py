@@ -117,7 +117,10 @@ def test_a_model_of_an_earlier_format_says_the_same_after_it_is_saved_again(tmp_
     model, processor = load_model(SAVED / f"model-{version}")
     save_model(model, processor, tmp_path)
     batch = processor([picture("red"), None], ["a red shirt", "a blue shoe"])
-    assert torch.equal(load_model(tmp_path)[0](**batch).logits, model(**batch).logits)
+    again = load_model(tmp_path)[0]
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+    # equal weights at other addresses: some CPUs add in another order
+    torch.testing.assert_close(again(**batch).logits, model(**batch).logits, atol=1e-6, rtol=0)
     assert json.loads((tmp_path / "config.json").read_text())["format_version"] == FORMAT_VERSION
 
 

@@ -25,7 +25,7 @@ from diptych.pipeline import pulse
 pulse.TIMEOUT, pulse.HEAD_START, pulse.BEAT = 4.0, 1.0, 0.2
 state, what = PartialState(cpu=True), sys.argv[1]
 try:
-    with pulse.Pulse(Path("OUT")):
+    with pulse.Heartbeat(Path("OUT")):
         print("in", flush=True)
         if what == "alone" and state.process_index == 1:
             time.sleep(6)  # longer than the others may be silent
@@ -78,7 +78,7 @@ def inside(process):
 
 
 def test_one_process_has_no_pulse_and_its_errors_are_its_own():
-    alone = pulse.Pulse(Path("OUT"))
+    alone = pulse.Heartbeat(Path("OUT"))
     assert alone.__enter__() is alone
     assert not hasattr(alone, "_thread")
     alone.__exit__(RuntimeError, RuntimeError("gloo"), None)  # raises nothing of its own

@@ -51,14 +51,14 @@ def whole(few, text_folder, tmp_path_factory):
 def killed_after(step):
     """End the run in the middle of what follows its step number `step`, without a word."""
     with pytest.MonkeyPatch.context() as patch:
-        original = stopping.Watch.checkpoint
+        original = stopping.Interrupts.checkpoint
 
         def checkpoint(watch, progress):
             original(watch, progress)
             if progress.step == step:
                 raise Killed
 
-        patch.setattr(stopping.Watch, "checkpoint", checkpoint)
+        patch.setattr(stopping.Interrupts, "checkpoint", checkpoint)
         with pytest.raises(Killed):
             yield
 
@@ -244,7 +244,7 @@ def test_a_kill_inside_a_save_leaves_the_one_before(few, text_folder, tmp_path, 
 
 def test_a_kill_while_the_best_model_is_replaced_loses_nothing(few, text_folder, tmp_path, whole):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diptych.pipeline.model.build.shutil.rmtree", lambda *_, **__: None)  # the old one stays beside
+        patch.setattr("diptych.pipeline.model.folder.shutil.rmtree", lambda *_, **__: None)  # the old one stays beside
         with killed_after(8):
             run(few, tmp_path, text_folder, **options())
     model = tmp_path / "model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from diptych import ImageTextClassifier, load_model, train
 from diptych.pipeline.data.columns import Columns
 from diptych.pipeline.data.rows import UnreadableRow
 from diptych.pipeline.data.tables import Table
-from diptych.pipeline.feature_cache import store as store_module
 from diptych.pipeline.feature_cache.encode import RowsToEncode, encode_images, encode_texts
+from diptych.pipeline.feature_cache.folder import cached_encoders
 from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.loading.loader import Batches, Collate
 from diptych.pipeline.loading.plan import Plan
@@ -155,7 +156,7 @@ def test_texts_that_speak_of_sides_are_not_mirrored(pairs, start, tmp_path):
 
 
 def test_too_small_a_disk_ends_the_run_before_it_begins(pairs, start, tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
     with pytest.raises(ValueError, match="--no-cache"):
         run(pairs, tmp_path / "run", start)
     run(pairs, tmp_path / "run", start, cache=False)
@@ -264,6 +265,6 @@ def test_two_processes_encode_each_row_once_between_them(pairs, start, tmp_path)
     arguments = (tmp_path / "script.py", tmp_path / "data", tmp_path / "run", start, tmp_path / "two")
     said = launch(*arguments)
     assert said.count("features of 96 images: 96 different ones, 96 of them new") == 1
-    assert sorted(entry["items"] for entry in store_module.cached_encoders(tmp_path / "two")) == [2, 96]
+    assert sorted(entry["items"] for entry in cached_encoders(tmp_path / "two")) == [2, 96]
     (tmp_path / "run").rename(tmp_path / "first")
     assert "0 of them new" in launch(*arguments)

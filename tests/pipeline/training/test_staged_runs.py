@@ -72,7 +72,7 @@ from diptych import train
 from diptych.pipeline import fit
 
 data, out, text_folder, options = sys.argv[1:]
-fit.rank_epoch = lambda epoch, best: (epoch["epoch"], 0.0)  # the last one is kept
+fit.epoch_score = lambda epoch, best: (epoch["epoch"], 0.0)  # the last one is kept
 train(
     load_from_disk(data), out, image_encoder="resnet-tiny", image_weights="random", image_size=(16, 16),
     text_encoder=text_folder, quiet=True, validation_share=1 / 6, flip=False, crop=False, colour=False,

@@ -20,6 +20,7 @@ from diptych.pipeline.runtime.record import read_record, write_record
 from diptych.pipeline.runtime.signals import Interrupted
 from diptych.pipeline.training import interrupts as stopping
 from diptych.pipeline.tuning import tune as sweeping
+from diptych.pipeline.tuning.study import RANDOM_TRIALS
 from diptych.pipeline.tuning.trials import read_sweep
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -117,7 +118,7 @@ def test_the_sampler_learns_where_it_is_good(runs, sweep):
     runs.figures = lambda options, epoch: 0.9 - abs(math.log10(options["learning_rate"] / 2e-3))
     found = sweep(trials=24, fusions=["mlp"], unfreeze_text=0)
     rates = [one["learning_rate"] for one in parameters(found)]
-    early, late = rates[1 : 1 + sweeping.RANDOM_TRIALS], rates[12:]
+    early, late = rates[1 : 1 + RANDOM_TRIALS], rates[12:]
     off = [sum(abs(math.log10(rate / 2e-3)) for rate in some) / len(some) for some in (early, late)]
     assert off[1] < 0.7 * off[0]
 
@@ -317,7 +318,7 @@ def test_a_sweep_from_the_command_line_and_the_command_that_it_ends_with(table, 
     fixed = ["--image-encoder", "resnet-tiny", "--image-weights", "random", "--image-size", "16x16"]
     fixed += ["--text-encoder", text_folder, "--batch-size", "16", "--fusions", "mlp,concat", "--no-cache"]
     command = ["tune", str(table), "--out", str(out), "--trials", "2", "--epochs", "2", *fixed]
-    original = stopping.Watch.checkpoint
+    original = stopping.Interrupts.checkpoint
 
     def checkpoint(watch, progress):  # in the second trial comes a SIGTERM
         if out.joinpath("trials", "0002").exists() and progress.step == 1:
@@ -326,7 +327,7 @@ def test_a_sweep_from_the_command_line_and_the_command_that_it_ends_with(table, 
         original(watch, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stopping.Watch, "checkpoint", checkpoint)
+        patch.setattr(stopping.Interrupts, "checkpoint", checkpoint)
         stopped = CliRunner().invoke(app, command)
     assert stopped.exit_code == 143
     assert "diptych: trial 2 of 2 was stopped by SIGTERM after step 1, in epoch 1; saved" in stopped.stderr

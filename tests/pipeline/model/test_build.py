@@ -102,17 +102,25 @@ def test_a_new_head_keeps_everything_else(tiny, tmp_path):
     assert torch.equal(heir.fusion.pool_text.query, model.fusion.pool_text.query)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_model_saved_by_an_earlier_format_loads_and_says_the_same(version):
     model, processor = load_model(SAVED / f"model-{version}")
     expected = json.loads((SAVED / f"model-{version}.json").read_text())
-    batch = processor([picture("red"), picture("blue"), None], ["a red shirt", None, "a blue shoe"])
-    logits = model(**batch).logits
-    torch.testing.assert_close(logits, torch.tensor(expected["logits"]), atol=1e-4, rtol=0)
+    size = 50 if version == 3 else 16
+    pictures = [picture("red", size=size), picture("blue", size=size), None]
+    batch = processor(pictures, ["a red shirt", None, "a blue shoe"])
+    output = model(**batch)
+    torch.testing.assert_close(output.logits, torch.tensor(expected["logits"]), atol=1e-4, rtol=0)
     assert model.config.labels == expected["labels"]
+    if version == 3:
+        torch.testing.assert_close(output.modality_weights, torch.tensor(expected["modality_weights"]))
+        embedding = model.embed_images(batch["pixel_values"][:1])[0]
+        torch.testing.assert_close(embedding, torch.tensor(expected["embedding"]), atol=1e-4, rtol=0)
+        assert model.alignment.scale.item() == pytest.approx(expected["logit_scale"])
+        assert model.config.thresholds == [0.4, 0.5, 0.6]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_model_of_an_earlier_format_says_the_same_after_it_is_saved_again(tmp_path, version):
     model, processor = load_model(SAVED / f"model-{version}")
     save_model(model, processor, tmp_path)

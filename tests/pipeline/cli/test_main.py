@@ -62,7 +62,7 @@ def test_help_is_quick():
 def test_classifying_a_pair_loads_nothing_that_reads_tables(model, table):
     """Each costs a command its share of a second; accelerate and scipy are transformers' own, and come with it."""
     code = (
-        "import sys; from diptych.pipeline.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "import sys; from diptych.pipeline.cli.main import app; app(sys.argv[1:], standalone_mode=False); "
         "print([name for name in ('datasets', 'pandas', 'pyarrow', 'sklearn', 'matplotlib') if name in sys.modules])"
     )
     arguments = ["classify", str(table.parent / "0.png"), "a red shirt", "--model", model]

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from diptych.pipeline import pulse
+from diptych.pipeline.runtime import heartbeat as pulse
 
 pulse.TIMEOUT, pulse.HEAD_START, pulse.BEAT = 4.0, 1.0, 0.2
 state, what = PartialState(cpu=True), sys.argv[1]

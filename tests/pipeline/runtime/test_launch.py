@@ -158,8 +158,9 @@ def test_what_both_processes_find_wrong_is_said_once(folder):
 
 ONE_FAILS = """
 import os
-from diptych.pipeline import terminal, train
-from diptych.pipeline.cli import main
+from diptych.pipeline.cli import terminal
+from diptych.pipeline.training import train
+from diptych.pipeline.cli.main import main
 
 def broken(*arguments, **options):
     if os.environ["RANK"] == "1":

@@ -12,7 +12,6 @@ import sys
 
 import pytest
 import torch
-from diptych import load_model
 from diptych.pipeline.loading.loader import order
 from diptych.pipeline.runtime.signals import Interrupted
 from diptych.pipeline.training import checkpoints
@@ -21,30 +20,12 @@ from diptych.pipeline.training import loop as fit
 from diptych.pipeline.training.checkpoints import checkpoint_folders, damage_of
 from safetensors.torch import load_file
 
+from .conftest import options
 from .test_train import run
-
-OPTIONS = {"epochs": 2, "batch_size": 8, "checkpoint_steps": 3}
-"""Two epochs of five steps: 40 rows of 48 are trained on, and every draw is on."""
 
 
 class Killed(BaseException):
-    """What a SIGKILL is to a test in the same process: nothing in the run may catch it and tidy up."""
-
-
-@pytest.fixture(scope="module")
-def few(pairs):
-    return pairs.select(range(48))
-
-
-def options(**others):
-    return {**OPTIONS, "validation_share": 1 / 6, **others}
-
-
-@pytest.fixture(scope="module")
-def whole(few, text_folder, tmp_path_factory):
-    """The folder and record of a run that nothing interrupts."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, run(few, folder, text_folder, **options())
+    """What a SIGKILL is to a test in the same process: nothing in the run may catch it."""
 
 
 @contextlib.contextmanager
@@ -309,92 +290,10 @@ def test_the_record_says_that_a_run_is_under_way(few, text_folder, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["state"] == record["state"] == "done"
 
 
-# what cannot be saved
-
-
-def test_a_full_disk_leaves_the_last_good_one_and_says_what_was_needed(few, text_folder, tmp_path, whole):
-    with pytest.MonkeyPatch.context() as patch:
-        original, calls = checkpoints.save_file, []
-
-        def save_file(tensors, path):
-            calls.append(path)
-            if len(calls) > 3:  # the optimizer of the second checkpoint
-                raise OSError(28, "No space left on device")
-            original(tensors, path)
-
-        patch.setattr(checkpoints, "save_file", save_file)
-        said = r"00000006 cannot be written \(No space left on device\): it needs \d\.\d MB, .*good one is .*00000003"
-        with pytest.raises(OSError, match=said):
-            run(few, tmp_path, text_folder, **options())
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000003"]
-    assert_same(tmp_path, run(few, tmp_path, text_folder, **options(), resume=True), whole)
-
-
-def test_a_disk_that_has_no_room_is_said_before_anything_is_written(few, text_folder, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    monkeypatch.setattr(checkpoints, "save_file", None)
-    with pytest.raises(OSError, match=r"the disk is full\): it needs .* 0\.0 MB are free; there is none before it"):
-        run(few, tmp_path, text_folder, **options())
-    assert not list((tmp_path / "checkpoints").iterdir())
-
-
-# losses that are not finite
-
-
-@contextlib.contextmanager
-def a_lost_loss(batch, *, what="loss"):
-    """Make the loss, or the gradient, of one batch of the first epoch not finite; the rows of all batches of 8."""
-    with pytest.MonkeyPatch.context() as patch:
-        original, calls, rows = fit.DiptychModel.fuse, [], []
-
-        def fuse(model, *arguments, **others):
-            output = original(model, *arguments, **others)
-            if model.training:
-                calls.append(1)
-                if len(calls) == batch:
-                    zero = output.loss - output.loss.detach()  # whose root is 0, and has an infinite slope
-                    output.loss = output.loss * float("nan") if what == "loss" else zero.sqrt()
-            return output
-
-        collate = fit.Collate.__call__
-
-        def called(self, examples):
-            found = collate(self, examples)
-            if len(found["rows"]) == 8:
-                rows.append(found["rows"])
-            return found
-
-        patch.setattr(fit.DiptychModel, "fuse", fuse)
-        patch.setattr(fit.Collate, "__call__", called)
-        yield rows
-
-
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_and_names_its_rows(few, text_folder, tmp_path, what):
-    said = rf"the {what} of step 3, in epoch 1, is not finite; its rows: .*\. Look at them"
-    with a_lost_loss(3, what=what) as rows, pytest.raises(ValueError, match=said) as it:
-        run(few, tmp_path, text_folder, **options())
-    named = str(it.value).split("its rows: ")[1].split(". Look")[0]
-    # one batch was measured before training, three were trained on, and one is read ahead
-    assert list(map(int, named.split(", "))) == sorted(rows[3])
-
-
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_it_can_be_left_out_and_is_counted(few, text_folder, tmp_path, what):
-    with a_lost_loss(3, what=what):
-        record = run(few, tmp_path, text_folder, **options(skip_nonfinite=True))
-    assert (record["skipped_steps"], record["steps"]) == (1, 10)
-    assert all(0 < epoch["train_loss"] < 10 for epoch in record["epochs"])
-    assert all(bool(p.isfinite().all()) for p in load_model(tmp_path)[0].parameters())
-
-
-# from outside
-
 COMMAND = """
 import os, sys, signal
-from diptych.pipeline import fit
-from diptych.pipeline.cli import main
+from diptych.pipeline.training import loop as fit
+from diptych.pipeline.cli.main import main
 
 number, times = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 original = fit.draw_seed
@@ -436,21 +335,3 @@ def test_the_command_line_says_how_to_go_on_and_does(few, text_folder, tmp_path)
     assert again.returncode == 0, again.stderr
     assert "going on from" in again.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "done"
-
-
-@pytest.mark.slow
-def test_a_disk_that_really_fills_up(few, text_folder, tmp_path):
-    """On a file system of ten megabytes: two checkpoints fit, a third doesn't."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small file system cannot be mounted here")
-    try:
-        with pytest.raises(OSError, match=r"it needs \d\.\d MB, \d\.\d MB are free; the last good one is .*0000000\d"):
-            run(few, disk / "run", text_folder, **options(checkpoint_steps=1, keep=10))
-        good = checkpoint_folders(disk / "run" / "checkpoints")
-        assert good
-        assert [damage_of(path) for path in good] == [None] * len(good)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)

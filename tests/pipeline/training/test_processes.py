@@ -55,7 +55,7 @@ import json, os, sys
 from pathlib import Path
 from datasets import load_from_disk
 from diptych import train
-from diptych.pipeline import fit
+from diptych.pipeline.training import loop as fit
 
 data, out, trunks = sys.argv[1:]
 losses = []
@@ -109,7 +109,7 @@ STOPPED = """
 import os, sys, signal
 from datasets import load_from_disk
 from diptych import train
-from diptych.pipeline import fit
+from diptych.pipeline.training import loop as fit
 from diptych.pipeline.stopping import Interrupted
 
 data, out, text_folder, what = sys.argv[1:]

@@ -69,7 +69,7 @@ SCRIPT = """
 import json, sys
 from datasets import load_from_disk
 from diptych import train
-from diptych.pipeline import fit
+from diptych.pipeline.training import loop as fit
 
 data, out, text_folder, options = sys.argv[1:]
 fit.epoch_score = lambda epoch, best: (epoch["epoch"], 0.0)  # the last one is kept

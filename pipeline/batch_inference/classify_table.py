@@ -291,7 +291,7 @@ def _open(
     else:
         table = pick_split(load_tables(data, streaming=True), split)
         columns = _table_columns(table, image_column, text_column)
-        absent = [name for name in (columns.image, columns.text) if name not in _names(table)]
+        absent = [name for name in (columns.image, columns.text) if name and name not in _names(table)]
     say(f"columns: {columns}{''.join(f'; there is no column {name!r}' for name in absent)}")
     return table, columns
 

@@ -124,7 +124,7 @@ def quick_check(tables: Mapping[str, Table], columns: Columns) -> list[str]:
     for split, table in tables.items():
         if {columns.text, columns.image} <= set(table.rows.features) and len(table):
             parts[split] = _quick_facts(table, columns, vocabulary, multi_label)
-            lines += _lost_images(split, table, columns.image)
+            lines += _lost_images(split, table, str(columns.image))
     if parts:
         shown = {name: table for name, table in tables.items() if name in parts}
         judged = Checked(parts, list(vocabulary), columns, *_training(shown, columns, training))

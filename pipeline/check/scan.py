@@ -218,7 +218,7 @@ def _look(number: int, row: Mapping[str, Any], columns: Columns, table: Table) -
     if pair.image is not None:
         size = pair.image.size
         image = _hash(b"%dx%d" % size, pair.image.tobytes())
-    label = row.get(columns.label) if columns.label is not None else None
+    label = columns.label_of(row)
     return _Seen(number, pair.status, pair.reason, image, size, text_hash(pair.text), pair.text, label)
 
 

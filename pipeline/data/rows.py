@@ -32,15 +32,65 @@ _SEVERITY = {status: rank for rank, status in enumerate(STATUSES)}
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold what."""
+    """Which columns of a table hold what.
 
-    image: str
-    text: str
+    A name may lead into a column, `data.choices.0`, where there is no column of that very name; a text may be of
+    several columns, `premise+hypothesis`.
+
+    Attributes:
+        image: None if images are not asked for.
+        text: None if texts are not asked for.
+        label: None if there is none.
+        suffix: What is added to the names of image files, such as `.jpg`.
+    """
+
+    image: str | None
+    text: str | None
     label: str | None = None
+    suffix: str = ""
 
     def __str__(self) -> str:
+        image = repr(self.image) if self.image is not None else "none"
+        text = repr(self.text) if self.text is not None else "none"
         label = f", label from {self.label!r}" if self.label is not None else ""
-        return f"image from {self.image!r}, text from {self.text!r}{label}"
+        return f"image from {image}{f' + {self.suffix!r}' if self.suffix else ''}, text from {text}{label}"
+
+    def image_of(self, row: Mapping[str, Any]) -> Any:
+        """What stands for the row's image."""
+        value = None if self.image is None else field_of(row, self.image)
+        if not self.suffix or is_nothing(value) or not isinstance(value, (str, int, float, Path)) or value == "":
+            return value
+        return f"{int(value) if isinstance(value, float) and value.is_integer() else value}{self.suffix}"
+
+    def text_of(self, row: Mapping[str, Any]) -> Any:
+        """What stands for the row's text; of several columns those that hold some, one after another."""
+        if self.text is None:
+            return None
+        if "+" not in self.text or self.text in row:
+            return field_of(row, self.text)
+        parts = [part for name in self.text.split("+") if not is_nothing(part := field_of(row, name)) and part != ""]
+        if not all(isinstance(part, (str, numbers.Real)) for part in parts):
+            return next(part for part in parts if not isinstance(part, (str, numbers.Real)))
+        return " | ".join(str(part) for part in parts) or None
+
+    def label_of(self, row: Mapping[str, Any]) -> Any:
+        """What stands for the row's label."""
+        return None if self.label is None else field_of(row, self.label)
+
+
+def field_of(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a column, or what a path such as `data.choices.0` leads to; None if it leads nowhere."""
+    if name in row or "." not in name:
+        return row.get(name)
+    value: Any = row
+    for step in name.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and step.isdecimal():
+            value = value[int(step)] if int(step) < len(value) else None
+        else:
+            return None
+    return value
 
 
 @dataclass(frozen=True)
@@ -71,8 +121,8 @@ class Pair:
 
     @property
     def bad(self) -> bool:
-        """Whether a half cannot be used. A text that is cut can."""
-        return self.image is None or self.text is None
+        """Whether a half that was asked for cannot be used. A text that is cut can."""
+        return any(status != "text_truncated" for status, _ in self.problems)
 
 
 def worst_status(problems: Sequence[tuple[str, str]], *, none_left: bool) -> str:
@@ -128,13 +178,13 @@ def read_pair(
     problems: list[tuple[str, str]] = []
     picture: Image.Image | None = None
     words: str | None = None
-    if image:
+    if image and columns.image is not None:
         try:
-            picture = read_image(row.get(columns.image), folder=folder, at_least=at_least)
+            picture = read_image(columns.image_of(row), folder=folder, at_least=at_least)
         except BadImage as error:
             problems.append((error.status, str(error)))
-    if text:
-        words, problem = read_text(row.get(columns.text))
+    if text and columns.text is not None:
+        words, problem = read_text(columns.text_of(row))
         if problem is not None:
             problems.append(problem)
     return Pair(number, picture, words, tuple(problems))

@@ -214,9 +214,10 @@ def _image_items(part: int, rows: Sequence[int], of: RowsToEncode, tokens: int) 
         try:
             if isinstance(values, UnreadableRow):
                 raise BadImage("row_unreadable", values.reason)
-            item = item_id(*image_content(values.get(of.columns.image), folder=of.table.folder))
+            item = item_id(*image_content(of.columns.image_of(values), folder=of.table.folder))
         except BadImage as error:
-            yield _Found(part, row, b"", 0, _NOTHING, (error.status, str(error)))
+            problem = (error.status, str(error))
+            yield _Found(part, row, b"", 0, _NOTHING, None if of.columns.image is None else problem)
         else:
             yield _Found(part, row, item, tokens, _number(item))
 
@@ -230,12 +231,12 @@ def _text_items(
         for row in here:
             values = of.table.rows[row]
             unreadable = ("row_unreadable", values.reason) if isinstance(values, UnreadableRow) else None
-            read.append((None, unreadable) if unreadable else read_text(values.get(of.columns.text)))
+            read.append((None, unreadable) if unreadable else read_text(of.columns.text_of(values)))
         texts = [text for text, _ in read if text is not None]
         pieces = iter(processor.word_pieces(texts))
         for row, (text, problem) in zip(here, read, strict=True):
             if text is None:
-                yield _Found(part, row, b"", 0, _NOTHING, problem)
+                yield _Found(part, row, b"", 0, _NOTHING, None if of.columns.text is None else problem)
             else:
                 ids = np.array(next(pieces), dtype=np.int32).tobytes()
                 tokens = 1 if pool else len(ids) // 4
@@ -336,7 +337,7 @@ class _Pictures(Dataset[Tensor | Problem]):
     def __getitem__(self, index: int) -> Tensor | Problem:
         of, row = self.rows[index]
         try:
-            source, enough = of.table.rows[row].get(of.columns.image), self.processor.needed_size
+            source, enough = of.columns.image_of(of.table.rows[row]), self.processor.needed_size
             image = read_image(source, folder=of.table.folder, at_least=enough)
         except BadImage as error:
             return error.status, str(error)

@@ -57,8 +57,8 @@ class Row:
 
     @property
     def bad(self) -> bool:
-        """Whether a half cannot be used."""
-        return self.text is None or not self.has_image
+        """Whether a half that was asked for cannot be used."""
+        return any(status != "text_truncated" for status, _ in self.problems)
 
     @property
     def status(self) -> str:
@@ -112,7 +112,7 @@ class Reader:
 
     def prepare(self, row: Row) -> Row:
         """The row with its image read and scaled, or the features that are known of it, or what is wrong with it."""
-        if any(status == "row_unreadable" for status, _ in row.problems):
+        if self.columns.image is None or any(status == "row_unreadable" for status, _ in row.problems):
             return row
         row.pixels, row.has_image = None, False
         row.generation = self.encoders.generation
@@ -133,8 +133,10 @@ class Reader:
     def _read_text(self, number: int, row: Mapping[str, Any]) -> Row:
         if isinstance(row, UnreadableRow):
             return Row(number, None, None, [("row_unreadable", row.reason)], [])
-        text, problem = read_text(row.get(self.columns.text))
-        return Row(number, row.get(self.columns.image), text, [problem] if problem else [], [])
+        text, problem = read_text(self.columns.text_of(row))
+        return Row(
+            number, self.columns.image_of(row), text, [problem] if problem and self.columns.text is not None else [], []
+        )
 
 
 def _stored(source: Any, folder: Path | None) -> tuple[Any, bytes | None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .pipeline.runtime.version import __version__
 
 if TYPE_CHECKING:
-    from .encoders.image import ResNetEncoder as ResNetEncoder
+    from .encoders.resnet import ResNetEncoder as ResNetEncoder
     from .encoders.text import BertEncoder as BertEncoder
     from .encoders.tokens import Tokens as Tokens
     from .pipeline.check.check import check as check
@@ -36,7 +36,7 @@ _HOMES = {
     "DiptychModel": "pipeline.model.model",
     "DiptychProcessor": "pipeline.model.processor",
     "ImageTextClassifier": "pipeline.inference.classifier",
-    "ResNetEncoder": "encoders.image",
+    "ResNetEncoder": "encoders.resnet",
     "Tokens": "encoders.tokens",
     "build_model": "pipeline.model.build",
     "check": "pipeline.check.check",

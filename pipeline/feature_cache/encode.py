@@ -131,7 +131,7 @@ def encode_images(
     with torch.inference_mode():
         blank = torch.zeros(1, 3, images.height, images.width, device=model.device)
         rows, columns = encoder.encode(blank).shape[2:]
-    key = trunk_key(encoder.trunk, encoder=encoder.name, region_grid=encoder.region_grid, transforms=transforms)
+    key = trunk_key(encoder.trunk, **encoder.facts, transforms=transforms)
     about = {"encoder": encoder.name, "grid": f"{rows} x {columns}", "transforms": transforms}
     store = FeatureStore(folder, key, width=encoder.width, about=about, say=say)
 

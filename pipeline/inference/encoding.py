@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...encoders import BertEncoder, ResNetEncoder
+from ...encoders import BertEncoder, ImageEncoder
 from ..model.model import DiptychModel
 
 
@@ -30,7 +30,7 @@ class InferenceEncoders:
         self._state: list[object] | None = None
         self._first: list[Tensor] = []
         self._seen: list[float] = []
-        self._images: ResNetEncoder
+        self._images: ImageEncoder
         self._texts: BertEncoder
 
     def follow(self, model: DiptychModel) -> None:

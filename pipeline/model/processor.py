@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ...encoders.image import pretrained_weights
+from ...encoders.resnet import pretrained_weights
 from ..data.images import picture_box, read_image
 from .config import DiptychConfig
 

@@ -5,36 +5,32 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import stat
+import os
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile, JpegImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
-from .values import is_nothing
+from .sources import BadImage, find_image, open_file, what_it_is
+from .values import first_line
 
 MAX_PIXELS = 178_956_970
 """More pixels than this are refused before decoding: a few kB can claim to be gigabytes."""
+MAX_SIDE = 1_000_000
+"""Pixels: to scale a longer side down takes memory in proportion to it, 24 bytes for each."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000", "AVIF")
 """What is decoded. Not all that Pillow can open: for an EPS file, for one, it starts another program."""
 
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
-_ARCHIVE_HEADS = (
-    b"PK\x03\x04",
-    b"\x1f\x8b",
-    b"BZh",
-    b"\xfd7zXZ\0",
-    b"7z\xbc\xaf\x27\x1c",
-    b"Rar!",
-    b"\x28\xb5\x2f\xfd",
-)
 _STRIP = 1 << 20
 """Pixels that are converted at a time: each step on a whole picture at the limit would take 0.7 GB."""
+_TEXT_BYTES = 1 << 26
+"""Of one text chunk of a PNG: what programs that draw pictures by a prompt store there may be megabytes."""
 _UPRIGHT = {  # by the EXIF tag Orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,53 +44,62 @@ _BOX = "diptych_box"
 """Under what name a picture decoded at reduced scale keeps what `picture_box` says of it."""
 
 
-class BadImage(ValueError):
-    """An image that cannot be used.
-
-    Attributes:
-        status: `image_missing`, `image_unreadable` or `image_too_large`.
-    """
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
 def read_image(source: Any, *, folder: Path | None = None, at_least: tuple[int, int] | None = None) -> Image.Image:
     """Read one image: upright by its EXIF tag, transparency over white, first frame, 8-bit RGB.
 
     A JPEG that is at least twice as large as it must be is decoded at a half, a quarter or an eighth of its
     scale, by its own cosine transform: less work and memory, and nearly what scaling the whole picture gives.
 
+    Memory is bounded: at most a file of `MAX_FILE_BYTES`, its `MAX_PIXELS` decoded (4 bytes each) and as RGB (3).
+
     Args:
-        source: A path, the bytes of a file, a `{"bytes", "path"}` dict as `datasets` has it
-            undecoded, a PIL image, or an array (height, width) or (height, width, 1, 3 or 4),
-            of 8-bit integers. Never changed. A `BadImage`, from where it could not be fetched, is
-            raised.
+        source: A path, a `data:` or `file:` URI, the bytes of a file or their base64, a `{"bytes", "path"}` dict as
+            `datasets` has it undecoded, a PIL image, or an array (height, width) or (height, width, 1, 3 or 4) of
+            8 or 16 bits or of fractions from 0 to 1; a tensor may have its colours first. Never changed. A
+            `BadImage`, from where it could not be fetched, is raised.
         folder: Where relative paths start; the current directory if not given.
         at_least: (height, width) in pixels, of the upright picture, below which neither side may come out by
             that; every picture is decoded at its full size if not given.
 
     Raises:
-        BadImage: There is none, it cannot be decoded whole, or it has more than `MAX_PIXELS`.
+        BadImage: There is none, it cannot be decoded whole, or it has more than `MAX_PIXELS` or a side of more than
+            `MAX_SIDE`.
     """
-    with _DECODING, contextlib.ExitStack() as files:
-        image, name, own = _open(source, folder, files)
+    held, name = find_image(source, folder)
+    with image_errors(name), _DECODING, contextlib.ExitStack() as files:
+        if isinstance(held, Image.Image):
+            image = held
+        elif isinstance(held, np.ndarray):
+            image = Image.fromarray(held)
+        else:
+            image = _opened(files.enter_context(open_file(held)) if isinstance(held, Path) else io.BytesIO(held), name)
         if 0 in image.size:
             raise BadImage("image_unreadable", f"{name} has {image.width} x {image.height} pixels")
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImage("image_too_large", f"{name} has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
-        try:
-            box = _draft(image, at_least) if own and at_least is not None else None
-            image.load()
-            rgb = _to_rgb(_upright(image))
-            if box is not None:
-                rgb.info[_BOX] = rgb.size, box
-            return rgb
-        except MemoryError as error:
-            raise BadImage("image_too_large", f"{name} needs more memory than there is") from error
-        except Exception as error:  # decoders raise nearly anything on a damaged file
-            raise BadImage("image_unreadable", f"{name} cannot be decoded: {_first_line(error)}") from error
+        if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+            limit = f"over {MAX_PIXELS:,}" if max(image.size) <= MAX_SIDE else f"over {MAX_SIDE:,} a side"
+            raise BadImage("image_too_large", f"{name} has {image.width} x {image.height} pixels, {limit}")
+        box = _draft(image, at_least) if image is not held and at_least is not None else None
+        image.load()
+        rgb = _to_rgb(_upright(image))
+        if box is not None:
+            rgb.info[_BOX] = rgb.size, box
+        return rgb
+
+
+@contextlib.contextmanager
+def image_errors(name: str = "the image") -> Iterator[None]:
+    """Whatever goes wrong with an image in this block is a `BadImage`: decoders raise nearly anything."""
+    try:
+        yield
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("image_too_large", f"{name}: {first_line(error)}") from error
+    except MemoryError as error:
+        raise BadImage("image_too_large", f"{name} needs more memory than there is") from error
+    except Exception as error:
+        what = "read" if getattr(error, "strerror", None) else "decoded"  # by the disk, or by Pillow
+        raise BadImage("image_unreadable", f"{name} cannot be {what}: {first_line(error)}") from error
 
 
 def picture_box(image: Image.Image) -> tuple[float, float, float, float]:
@@ -115,76 +120,49 @@ def image_content(source: Any, *, folder: Path | None = None) -> tuple[bytes, ..
     Raises:
         BadImage: There is none, or it cannot be read. That a file can be decoded is not looked at.
     """
-    if isinstance(source, dict) and {"bytes", "path"} >= source.keys():
-        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return b"file", bytes(source)
-    if isinstance(source, (str, Path)) and str(source).strip() and "://" not in str(source):
-        with _open_file(Path(source) if folder is None else folder / source) as file:
+    held, name = find_image(source, folder)
+    if isinstance(held, bytes):
+        return b"file", held
+    if isinstance(held, Path):
+        with image_errors(name), open_file(held) as file:
             return b"file", file.read()
-    image = read_image(source, folder=folder)
+    image = read_image(held)
     return b"pixels", repr(image.size).encode(), image.tobytes()
 
 
-def _open(source: Any, folder: Path | None, files: contextlib.ExitStack) -> tuple[Image.Image, str, bool]:
-    """The image, not yet decoded, what to call it in a message, and whether it is ours to change."""
-    label = "the image"
-    if isinstance(source, dict) and {"bytes", "path"} >= source.keys():
-        name = source.get("path")
-        source = source.get("bytes") if source.get("bytes") is not None else name
-        label = _shown(name) if name else label
-    if isinstance(source, BadImage):
-        raise source
-    if is_nothing(source) or (isinstance(source, str) and not source.strip()):
-        raise BadImage("image_missing", "there is no image")
-    if isinstance(source, Image.Image):
-        return source, label, False
-    if isinstance(source, np.ndarray):
-        return _from_array(source), label, True
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(bytes(source)), label), label, True
-    if isinstance(source, (str, Path)):
-        if "://" in str(source) or str(source).startswith("data:"):
-            raise BadImage("image_missing", f"{_shown(source)} is a URL, which is not followed: download it first")
-        path = Path(source) if folder is None else folder / source
-        file = files.enter_context(_open_file(path))
-        return _decode(file, _shown(path)), _shown(path), True
-    raise BadImage("image_unreadable", f"a {type(source).__name__} is no image: give a path, bytes or a PIL image")
+def as_stored(source: Any) -> Any:
+    """An image in memory as a table can hold it: the path that it was opened from, or its upright pixels as PNG.
 
-
-def _open_file(path: Path) -> IO[bytes]:
-    """A regular file: a device or a pipe may have no end, and a folder or an archive holds more than one picture."""
+    `datasets` would write it without its EXIF tag, so that it lay on its side, and a JPEG with new losses. What is no
+    image in memory, or none that can be read, stays as it is.
+    """
+    if isinstance(source, ImageFile.ImageFile) and source.tile and source.filename:  # not decoded, so not changed
+        return {"bytes": None, "path": str(Path(os.fsdecode(source.filename)).absolute())}
+    if not isinstance(source, Image.Image) and not (hasattr(source, "__array__") and getattr(source, "ndim", 0) > 1):
+        return source
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BadImage("image_unreadable", f"{_shown(path)} is no file")
-        return path.open("rb")
-    except FileNotFoundError:
-        raise BadImage("image_missing", f"{_shown(path)} does not exist") from None
-    except NotADirectoryError:
-        raise BadImage(
-            "image_missing",
-            f"{_shown(path)} does not exist: a part of it is a file, and archives are not opened; unpack it first",
-        ) from None
+        file = io.BytesIO()
+        read_image(source).save(file, "PNG", compress_level=1)
+        return {"bytes": file.getvalue(), "path": None}
     except BadImage:
-        raise
-    except (OSError, ValueError) as error:  # a name too long, a NUL in it, no right to read
-        why = getattr(error, "strerror", None) or _first_line(error)
-        raise BadImage("image_unreadable", f"{_shown(path)} cannot be read: {why}") from error
+        return source
 
 
-def _decode(file: IO[bytes], name: str) -> Image.Image:
-    head = file.read(8)
+def _opened(file: IO[bytes], name: str) -> Image.Image:
+    head = file.read(64)
     file.seek(0)
     if not head:
         raise BadImage("image_unreadable", f"{name} has no bytes")
     try:
         return Image.open(file, formats=_formats())
-    except Image.DecompressionBombError as error:
-        raise BadImage("image_too_large", f"{name}: {_first_line(error)}") from error
+    except (Image.DecompressionBombError, MemoryError):
+        raise
     except Exception as error:
-        if head.startswith(_ARCHIVE_HEADS) or name.lower().endswith(ARCHIVES):
-            raise BadImage("image_unreadable", f"{name} is an archive, which is not opened: unpack it first") from error
-        raise BadImage("image_unreadable", f"{name} is no image that can be decoded") from error
+        if getattr(error, "strerror", None):  # the disk's
+            raise
+        what = what_it_is(head, name)
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {first_line(error)}"
+        raise BadImage("image_unreadable", f"{name} {what or f'is no image that can be decoded{why}'}") from error
 
 
 @functools.cache
@@ -192,18 +170,6 @@ def _formats() -> list[str]:
     """Those of `FORMATS` that this Pillow knows."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
-        raise BadImage(
-            "image_unreadable",
-            f"an array of {array.dtype} and shape {array.shape} is no image: give uint8, (height, width, 3)",
-        )
-    try:
-        return Image.fromarray(array.squeeze(-1) if array.ndim == 3 and array.shape[-1] == 1 else array)
-    except (TypeError, ValueError) as error:
-        raise BadImage("image_unreadable", f"an array of shape {array.shape} is no image") from error
 
 
 def _draft(image: Image.Image, at_least: tuple[int, int]) -> tuple[float, float, float, float] | None:
@@ -245,12 +211,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgb = image.convert("RGB")
         rgb.info.clear()  # the tag that turned it would turn it again
         return rgb
-    top = _brightest(image) if wide else 255
+    white = _white(image) if wide else 255
     rgb = Image.new("RGB", image.size)
     for strip in _strips(image):
         part = image.crop(strip)
         if wide:
-            values = np.nan_to_num(np.array(part, dtype=np.float32)).clip(0, top) * (255 / top)
+            values = np.nan_to_num(np.array(part, dtype=np.float32), posinf=white).clip(0, white) * (255 / white)
             part = Image.fromarray(values.round().astype(np.uint8))
         if part.has_transparency_data:
             rgba = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
@@ -259,12 +225,26 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def _brightest(image: Image.Image) -> int:
-    """What is white in a picture of 16 or 32 bits: 65535, or 255 where it is 8 bits in a wide coat."""
+def _white(image: Image.Image) -> int:
+    """What is white in a picture of 16 or 32 bits: by its depth; of 32 bits by its brightest pixel.
+
+    Raises:
+        ValueError: Neither tells: a guess would give a black picture, or a white one.
+    """
     if image.mode.startswith("I;16"):
-        return 65535
-    parts = (np.nan_to_num(np.array(image.crop(strip), dtype=np.float32)) for strip in _strips(image))
-    return 65535 if any(part.max() > 255 for part in parts) else 255
+        depth = getattr(image, "tag_v2", {}).get(258, (16,))  # a TIFF file may have 12 bits in 16
+        return 2 ** depth[0] - 1 if depth[0] in (10, 12, 14) else 65535
+    low, high = 0.0, 0.0
+    for strip in _strips(image):
+        values = np.array(image.crop(strip), dtype=np.float64)
+        values = values[np.isfinite(values)]
+        low, high = min(low, values.min(initial=0)), max(high, values.max(initial=0))
+    fractions = image.mode == "F"
+    white = next((white for white in (1, 255, 65535) if high <= white and (fractions or white > 1)), None)
+    if white is None or (fractions and (low < -white / 50 or 1 < high < 16)):
+        found = f"pixels are from {low:.6g} to {high:.6g}, so that nothing tells what is white"
+        raise ValueError(f"its {found}: save it with 8 or 16 bits a colour")
+    return white
 
 
 def _strips(image: Image.Image) -> list[tuple[int, int, int, int]]:
@@ -276,8 +256,8 @@ def _strips(image: Image.Image) -> list[tuple[int, int, int, int]]:
 class _Decoding:
     """Process-wide switches as decoding needs them, put back as they were when the last thread is done.
 
-    Another library may have told Pillow to complete truncated files, with grey; and Pillow warns of
-    large pictures and damaged tags, on which `read_image` has the last word.
+    Another library may have told Pillow to complete truncated files, with grey; Pillow warns of large pictures
+    and damaged tags, on which `read_image` has the last word, and refuses a picture with over 1 MB of text in it.
     """
 
     def __init__(self) -> None:
@@ -293,6 +273,7 @@ class _Decoding:
                 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 self._truncated, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+                self._text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, _TEXT_BYTES
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -300,19 +281,8 @@ class _Decoding:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                ImageFile.LOAD_TRUNCATED_IMAGES = self._truncated
+                ImageFile.LOAD_TRUNCATED_IMAGES, PngImagePlugin.MAX_TEXT_CHUNK = self._truncated, self._text
                 self._warnings.__exit__(kind, error, trace)
 
 
 _DECODING = _Decoding()
-
-
-def _shown(path: Any) -> str:
-    """A path for a message: one line of it, and not a megabyte."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path)[:1000])
-    return text if len(text) <= 300 else f"{text[:150]}...{text[-100:]}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from .images import BadImage, read_image
+from .images import read_image
+from .sources import BadImage
 from .values import is_nothing
 
 STATUSES = {

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..data.images import BadImage, image_content, read_image
+from ..data.images import image_content, image_errors, read_image
 from ..data.rows import Columns, UnreadableRow, read_text
+from ..data.sources import BadImage
 from ..model.model import DiptychModel
 from ..model.processor import DiptychImageProcessor, DiptychProcessor
 from ..runtime.files import megabytes
@@ -339,6 +340,7 @@ class _Pictures(Dataset[Tensor | Problem]):
         try:
             source, enough = of.columns.image_of(of.table.rows[row]), self.processor.needed_size
             image = read_image(source, folder=of.table.folder, at_least=enough)
+            with image_errors():
+                return self.processor.normalize(self.processor.resize(image))
         except BadImage as error:
             return error.status, str(error)
-        return self.processor.normalize(self.processor.resize(image))

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.images import BadImage, read_image
+from ..data.images import image_errors, read_image
 from ..data.rows import Columns, UnreadableRow, all_reasons, read_text, worst_status
+from ..data.sources import BadImage, find_image, open_file
 from ..model.processor import DiptychProcessor
 from .encoding import InferenceEncoders, RecentFeatures
 
@@ -121,7 +122,9 @@ class Reader:
         if row.features is None:
             try:
                 transforms = self.processor.image_processor
-                image = transforms.resize(read_image(source, folder=self.folder, at_least=transforms.needed_size))
+                whole = read_image(source, folder=self.folder, at_least=transforms.needed_size)
+                with image_errors():
+                    image = transforms.resize(whole)
             except BadImage as error:
                 row.problems.append((error.status, str(error)))
                 return row
@@ -144,19 +147,15 @@ def _stored(source: Any, folder: Path | None) -> tuple[Any, bytes | None]:
 
     Whatever cannot be read is given back as it is: `read_image` says why.
     """
-    data = source
-    if isinstance(source, dict) and {"bytes", "path"} >= source.keys():
-        data = source.get("bytes") if source.get("bytes") is not None else source.get("path")
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return source, _digest(bytes(data))
-    if not isinstance(data, (str, Path)) or not str(data).strip() or "://" in str(data):
-        return source, None
     try:
-        path = Path(data) if folder is None else folder / data
-        if path.is_file() and path.stat().st_size <= LARGEST_FILE:
-            content = path.read_bytes()
-            return {"bytes": content, "path": str(path)}, _digest(content)
-    except (OSError, ValueError):
+        held, name = find_image(source, folder)
+        if isinstance(held, bytes):
+            return {"bytes": held, "path": name}, _digest(held)
+        if isinstance(held, Path) and held.stat().st_size <= LARGEST_FILE:
+            with open_file(held) as file:
+                content = file.read()
+            return {"bytes": content, "path": str(held)}, _digest(content)
+    except (BadImage, OSError, ValueError):
         pass
     return source, None
 

@@ -8,7 +8,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from diptych.pipeline.data.images import MAX_PIXELS, BadImage, read_image
+from diptych.pipeline.data.images import MAX_PIXELS, read_image
+from diptych.pipeline.data.sources import BadImage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -30,10 +31,10 @@ def test_a_missing_file_is_named(tmp_path):
     assert (error.status, str(tmp_path / "gone.png") in str(error)) == ("image_missing", True)
 
 
-@pytest.mark.parametrize("url", ["https://example.com/a.png", "s3://bucket/a.png", "file:///a.png"])
+@pytest.mark.parametrize("url", ["https://example.com/a.png", "S3://bucket/a.png", " ftp://example.com/a.png"])
 def test_a_url_is_not_followed_and_the_reason_says_so(url):
     error = refusal(url)
-    assert (error.status, str(error).startswith(url)) == ("image_missing", True)
+    assert (error.status, url in str(error)) == ("image_missing", True)
     assert "download" in str(error)
 
 
@@ -95,7 +96,11 @@ def test_another_type_is_named(source):
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((4, 5, 3)),
+        np.full((4, 5, 3), 99.5),
+        np.full((4, 5, 3), -0.5),
+        np.full((4, 5, 3), np.nan),
+        np.zeros((4, 5, 3), np.int64),
+        np.zeros((4, 5), complex),
         np.zeros(5, np.uint8),
         np.zeros((1, 4, 5, 3), np.uint8),
         np.zeros((0, 5, 3), np.uint8),
@@ -114,7 +119,9 @@ def test_a_picture_without_pixels_is_unreadable(size):
 
 
 @pytest.mark.parametrize("limited", [True, False], ids=["with Pillow's own limit", "without"])
-@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (MAX_PIXELS + 1, 1)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(60_000, 60_000), (MAX_PIXELS + 1, 1), (170_000_000, 1), (1, 170_000_000), (2_000_000, 80)]
+)
 def test_too_many_pixels_are_refused_before_decoding(width, height, limited, tmp_path, monkeypatch):
     def decode(self):
         raise AssertionError("memory would be taken here")

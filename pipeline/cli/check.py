@@ -6,26 +6,26 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, ImageColumn, Json, LabelColumn, Quiet, TextColumn
-from .terminal import one_line_errors
+from .command import command, option
+from .options import ImageColumn, LabelColumn, TextColumn
+from .terminal import Show
 
 
+@command()
 def check(
+    show: Show,
     data: Annotated[str, typer.Argument(help="Pairs, with labels or without, as for train.")],
-    split: Annotated[str | None, typer.Option(help="Check this split only; else all, and what they share.")] = None,
+    split: Annotated[str | None, option("Check this split only.  [default: all]")] = None,
     image_column: ImageColumn = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     text_encoder: Annotated[
-        str | None, typer.Option(help="Count the texts in its tokens, not in words: a Hub id or a folder.")
+        str | None, option("Count the texts in its word pieces, not in words: a Hub id or a folder.")
     ] = None,
-    max_length: Annotated[int, typer.Option(help="With --text-encoder: longest text in word pieces.")] = 128,
-    out: Annotated[str | None, typer.Option(help="A .csv, .jsonl or .parquet file for the bad rows.")] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    max_length: Annotated[int, option("With --text-encoder: longest text, in word pieces.")] = 128,
+    out: Annotated[str | None, option("A .csv, .jsonl or .parquet file for the bad rows.")] = None,
 ) -> None:
-    """Read all data once, before anything is trained: what is in it, what is wrong, what to do.
+    """Find what is wrong with a dataset, before training.
 
     Ends with exit code 1 if something would break training, evaluating or classifying: data that
     cannot be read, a split without rows, a column that is missing, no usable image or text in a
@@ -33,22 +33,20 @@ def check(
     that training rows lack, one label for all rows, or one row for each label and no validation
     split. All else is a warning, and the exit code 0.
     """
-    with one_line_errors(debug):
-        from ..check.check import check as run
-        from ..check.text import report
-        from ..data.values import to_json
+    from ..check.check import check as run
+    from ..check.text import report
 
-        found = run(
-            data,
-            split=split,
-            image_column=image_column,
-            text_column=text_column,
-            label_column=label_column,
-            text_encoder=text_encoder,
-            max_length=max_length,
-            out=out,
-            quiet=quiet or as_json,
-        )
-        print(to_json(found) if as_json else report(found))
-        if not found["ok"]:
-            raise typer.Exit(1)
+    found = run(
+        data,
+        split=split,
+        image_column=image_column,
+        text_column=text_column,
+        label_column=label_column,
+        text_encoder=text_encoder,
+        max_length=max_length,
+        out=out,
+        quiet=show.quiet,
+    )
+    show.result(found, report)
+    if not found["ok"]:
+        raise typer.Exit(1)

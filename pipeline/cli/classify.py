@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,144 +10,200 @@ import typer
 
 from ..data.rows import Pair
 from ..inference.predictions import Prediction
-from .options import Debug, Dtype, ImageColumn, Json, OnBadRow, Processes, Quiet, Split, TextColumn
-from .terminal import one_line_errors, process_rank, remark
+from .command import command, option
+from .options import Dtype, ImageColumn, OnBadRow, Processes, Split, TextColumn
+from .terminal import Show, process_rank
+
+TABLES = "Tables: --data and --out"
 
 
+@command()
 def classify(
+    show: Show,
     image: Annotated[str | None, typer.Argument(help="An image file; '' for none.")] = None,
     text: Annotated[str | None, typer.Argument(help="A sentence; leave it out for none.")] = None,
-    model: Annotated[str | None, typer.Option(help="A run's folder, a model's folder or a Hub id.")] = None,
+    text_alone: Annotated[str | None, option("A sentence without an image.", "--text")] = None,
+    model: Annotated[
+        str | None,
+        option("A run's folder, a model's folder or a Hub id.  [default: the shipped Scenes model]"),
+    ] = None,
+    on_bad_row: Annotated[
+        OnBadRow,
+        option("Of an image or text that cannot be used: classify by the other (mask), skip, or stop."),
+    ] = OnBadRow.mask,
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Many pairs: a CSV, JSONL or parquet file, a folder, a dataset, a Hub id; - reads JSON lines."
-        ),
+        option("Many pairs: a .csv, .jsonl or .parquet file, a folder, a Hub id; - reads JSON lines.", panel=TABLES),
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(
-            help="Where their predictions go: a .csv, .jsonl or .parquet file; a folder of parts; - writes JSON lines."
+        option(
+            "Their predictions: a .csv, .jsonl or .parquet file, a folder of parts, - for JSON lines.",
+            panel=TABLES,
         ),
     ] = None,
     split: Split = None,
     image_column: ImageColumn = None,
     text_column: TextColumn = None,
-    on_bad_row: Annotated[
-        OnBadRow, typer.Option(help="Classify with the half that is there, give no prediction, or stop.")
-    ] = OnBadRow.mask,
+    resume: Annotated[
+        bool,
+        option("Resume the run in OUT: parts that are whole are kept.", "--resume", panel=TABLES),
+    ] = False,
+    part_rows: Annotated[
+        int,
+        option("Rows of each part of a folder, and of what processes share.", panel=TABLES),
+    ] = 10_000,
     batch_size: Annotated[
-        int | None, typer.Option(help="Rows per forward pass.  [default: 32; on a GPU what its memory takes]")
+        int | None,
+        option("Rows per forward pass.  [default: 32; on a GPU what its memory takes]", panel="Speed"),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads that read images ahead.  [default: 0; on a GPU one per CPU, at most 8]"),
+        option("Threads that read images ahead.  [default: 0; on a GPU one per CPU, at most 8]", panel="Speed"),
     ] = None,
+    processes: Processes = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the encoders; compared with the usual way before it is used.")
+        bool,
+        option(
+            "Compile the encoders; first compared with 32 bits on some rows.",
+            "--compile",
+            panel="Speed",
+        ),
     ] = False,
-    dtype: Annotated[Dtype | None, typer.Option(help="Run the encoders in 16 bits; compared likewise.")] = None,
+    dtype: Annotated[
+        Dtype | None,
+        option("Run the encoders in 16 bits, after the same comparison.", panel="Speed"),
+    ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Run the ResNet in 8 bits, on a CPU; likewise. Needs 'diptych[onnx]'.")
+        bool,
+        option(
+            "Run the ResNet in 8 bits on a CPU, after the same comparison; needs diptych[onnx].",
+            "--int8",
+            panel="Speed",
+        ),
     ] = False,
     min_agreement: Annotated[
-        float | None, typer.Option(help="Share of labels that must be the same for this.  [default: 0.99]")
+        float | None,
+        option("Share of labels that must agree in this comparison.  [default: 0.99]", panel="Speed"),
     ] = None,
-    part_rows: Annotated[
-        int, typer.Option(help="Rows of each part of a folder, and of what processes share.")
-    ] = 10_000,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in OUT: parts that are there are not computed again.")
-    ] = False,
-    processes: Processes = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Classify one pair (IMAGE TEXT), or many (--data DATA --out FILE)."""
-    with one_line_errors(debug):
-        if data is None and image is None:
-            raise ValueError("give an IMAGE and a TEXT ('' for the one that there is none of), or --data and --out")
-        if data is not None and image is not None:
-            raise ValueError("give IMAGE and TEXT, or --data and --out; not both")
-        if data is None and out is not None:
-            raise ValueError("--out is for --data; the prediction of one pair is printed")
-        if data is not None and out is None and data != "-":
+    """Classify one pair, or a table of pairs.
+
+    One: diptych classify IMAGE TEXT. Many: diptych classify --data DATA --out FILE.
+    """
+    if text_alone is not None:
+        if image or text is not None:
+            raise ValueError("--text is a sentence without an image; give IMAGE TEXT for both")
+        image, text = "", text_alone
+    wants_fast = compile_ or dtype is not None or int8 or min_agreement is not None
+    if data is None:
+        if image is None:
             raise ValueError(
-                "--data needs --out: a .csv, .jsonl or .parquet file, a folder for parts, or - for JSON lines on "
-                "standard output"
+                "give IMAGE and TEXT ('' for no image), --text for a sentence without an image, or --data and --out"
             )
-        if data is None and processes is not None:
+        if out is not None:
+            raise ValueError("--out is for --data; the prediction of one pair is printed")
+        if processes is not None:
             raise ValueError("--processes is for --data; one pair takes one process")
-        wants_fast = compile_ or dtype is not None or int8 or min_agreement is not None
-        if data is None and wants_fast:
+        if wants_fast:
             raise ValueError("--compile, --dtype, --int8 and --min-agreement are for --data, not for one pair")
-        if data is None:
-            _classify_one(str(image), text, on_bad_row.value, _model_or_shipped(model, quiet), as_json)
-        else:
-            from ..runtime.launch import start, wanted
+        _classify_one(image, text, on_bad_row.value, model, show)
+        return
+    if image is not None:
+        raise ValueError("give IMAGE and TEXT, or --data and --out; not both")
+    if out is None and data != "-":
+        raise ValueError(
+            "--data needs --out: a .csv, .jsonl or .parquet file, a folder for parts, or - for JSON lines on "
+            "standard output"
+        )
+    from ..runtime.launch import start, wanted
 
-            stream = "-" in (data, out)  # of one process, by itself
-            if (count := 1 if stream and processes is None else wanted(processes)) > 1:
-                raise typer.Exit(start(count, sys.argv[1:]))
-            from ..batch_inference.classify_table import classify_table
-            from ..inference.fast_path import Fast
+    stream = "-" in (data, out)  # of one process, by itself
+    if (count := 1 if stream and processes is None else wanted(processes)) > 1:
+        raise typer.Exit(start(count, sys.argv[1:]))
+    from ..batch_inference.classify_table import classify_table
+    from ..inference.fast_path import Fast
 
-            share = {} if min_agreement is None else {"min_agreement": min_agreement}
-            counts = classify_table(
-                data,
-                out or "-",
-                model=_model_or_shipped(model, quiet),
-                split=split,
-                image_column=image_column,
-                text_column=text_column,
-                on_bad_row=on_bad_row.value,
-                batch_size=batch_size,
-                workers=workers,
-                fast=Fast(compile_, dtype and dtype.value, int8, **share) if wants_fast else None,
-                part_rows=part_rows,
-                resume=resume,
-                say=remark(quiet or as_json),
-                quiet=quiet or as_json,
-            )
-            if counts and as_json and out not in (None, "-"):
-                print(json.dumps(counts))
+    share = {} if min_agreement is None else {"min_agreement": min_agreement}
+    counts = classify_table(
+        data,
+        out or "-",
+        model=_model_or_shipped(model, show),
+        split=split,
+        image_column=image_column,
+        text_column=text_column,
+        on_bad_row=on_bad_row.value,
+        batch_size=batch_size,
+        workers=workers,
+        fast=Fast(compile_, dtype and dtype.value, int8, **share) if wants_fast else None,
+        part_rows=part_rows,
+        resume=resume,
+        say=show.remark,
+        quiet=show.quiet,
+    )
+    if counts and show.as_json and out not in (None, "-"):
+        show.result(counts, str)
 
 
-def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | Path, as_json: bool) -> None:
+def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | None, show: Show) -> None:
     from ..data.rows import Columns, read_pair
 
+    _require_files_in_order(image, text)
     # before a model is loaded, whether it can be decoded at all: the least scale will do
     pair = read_pair(0, {"image": image, "text": text}, Columns("image", "text"), at_least=(1, 1))
     if pair.bad and (on_bad_row != "mask" or pair.status == "both_missing"):
         raise ValueError(f"{pair.reason} ({pair.status})")
-    from ..data.values import to_json
     from ..inference.classifier import ImageTextClassifier
 
-    found = ImageTextClassifier.from_pretrained(model)(image=image, text=text)
-    print(to_json(found) if as_json else prediction_text(found, pair))
+    prediction = ImageTextClassifier.from_pretrained(_model_or_shipped(model, show))(image=image, text=text)
+    show.result(prediction, lambda prediction: prediction_text(prediction, pair))
 
 
-def _model_or_shipped(model: str | None, quiet: bool) -> str | Path:
+def _require_files_in_order(image: str, text: str | None) -> None:
+    """See that the image is a file and the text is none.
+
+    Raises:
+        ValueError: They are swapped, the image does not exist, or the text is a file.
+    """
+    if text is not None and _exists(text):
+        if not _exists(image):
+            raise ValueError(f"IMAGE and TEXT are swapped: {text} is a file. Give the image first, then the sentence")
+        raise ValueError(f"TEXT is {text}, which is a file; give the sentence itself, or --data for a table of pairs")
+    if image.strip() and "://" not in image and not _exists(image):
+        hint = "" if text is None else "; to classify the text alone, give --text instead"
+        raise ValueError(f"the image {image[:200]} does not exist{hint}")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path.strip()) and Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long for a path, or no path at all
+        return False
+
+
+def _model_or_shipped(model: str | None, show: Show) -> str | Path:
     if model is not None:
         return model
     from ..demo.scenes import SHIPPED_MODEL
 
-    silent = quiet or process_rank() > 0  # of several processes the first speaks
-    remark(silent)("no --model: using the shipped Scenes model (is the sentence true of a drawing of coloured shapes?)")
+    if process_rank() == 0:  # of several processes the first prints
+        show.remark(
+            "no --model: using the shipped Scenes model (is the sentence true of a drawing of coloured shapes?)"
+        )
     return SHIPPED_MODEL
 
 
-def prediction_text(found: Prediction, pair: Pair) -> str:
+def prediction_text(prediction: Prediction, pair: Pair) -> str:
     """The label of a pair and the next four, the modality weights, and what became of the pair if it is not whole."""
-    label, ranked = found["label"], sorted((found["scores"] or {}).items(), key=lambda item: -item[1])
+    label, scores = prediction["label"], prediction["scores"] or {}
+    ranked = sorted(scores.items(), key=lambda item: -item[1])
     if isinstance(label, list):  # multi-label: whatever reaches its threshold, none among them
         lines = [", ".join(label) or "no label", *(f"  {name}  {score:.4f}" for name, score in ranked[:5])]
     else:
-        lines = [f"{label}  {found['score']:.4f}", *(f"  {name}  {score:.4f}" for name, score in ranked[1:5])]
-    if found["image_weight"] is not None:
-        lines.append(f"weights: image {found['image_weight']:.2f}, text {found['text_weight']:.2f}")
-    if found["status"] != "ok":
-        half = "" if not pair.bad else f"; classified by the {'text' if pair.image is None else 'image'} alone"
-        lines.append(f"{found['status']}: {found['reason']}{half}")
+        lines = [f"{label}  {prediction['score']:.4f}", *(f"  {name}  {score:.4f}" for name, score in ranked[1:5])]
+    if prediction["image_weight"] is not None:
+        lines.append(f"weights: image {prediction['image_weight']:.2f}, text {prediction['text_weight']:.2f}")
+    if prediction["status"] != "ok":
+        alone = "" if not pair.bad else f"; classified by the {'text' if pair.image is None else 'image'} alone"
+        lines.append(f"{prediction['status']}: {prediction['reason']}{alone}")
     return "\n".join(lines)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
-import typer
-
-from .options import Debug, Json, Quiet
-from .terminal import one_line_errors
+from .command import command, option
+from .terminal import Show
 
 
+@command()
 def demo(
-    out: Annotated[str, typer.Option(help="A folder for what it makes.")] = "diptych-demo",
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    show: Show,
+    out: Annotated[str, option("A folder for what it makes.")] = "diptych-demo",
 ) -> None:
-    """Show everything in two minutes, offline: classify, fine-tune on a new question, classify again."""
-    with one_line_errors(debug):
-        from ..demo.demo import demo as run
+    """Show everything in two minutes, offline.
 
-        figures = run(out, say=(lambda line: None) if quiet or as_json else print, quiet=quiet or as_json)
-        if as_json:
-            print(json.dumps(figures))
+    Classifies, fine-tunes on a new question, and classifies again.
+    """
+    from ..demo.demo import demo as run
+
+    metrics = run(out, say=(lambda line: None) if show.quiet else print, quiet=show.quiet)
+    if show.as_json:
+        show.result(metrics, str)

@@ -1,25 +1,28 @@
-"""The command line: one function per command, heavy imports inside, errors in one line."""
+"""The command line: a command for each file beside this one."""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from ..runtime.cpus import limit_threads
+from ..runtime.version import __version__
 from . import check, classify, demo, evaluate, info, rank, train, tune
+from .terminal import PanelCommand
 
 app = typer.Typer(
     name="diptych",
-    help="Classify image + text pairs: ResNet regions and BERT words, fused by cross-modal attention.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 1_000, "help_option_names": ["--help", "-h"]},  # as wide as the terminal
 )
 
-for command in (
+for function in (
     demo.demo,
     classify.classify,
     train.train,
@@ -29,7 +32,22 @@ for command in (
     tune.tune,
     info.info,
 ):
-    app.command()(command)
+    app.command(cls=PanelCommand)(function)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"diptych {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Classify image + text pairs: ResNet regions and BERT words, fused by cross-modal attention."""
 
 
 def main() -> None:

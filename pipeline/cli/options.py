@@ -7,23 +7,22 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no remarks: only results and errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
-ImageColumn = Annotated[str | None, typer.Option(help="Column with the images, if it cannot be told.")]
-TextColumn = Annotated[str | None, typer.Option(help="Column with the texts, likewise.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column with the labels, likewise.")]
-Split = Annotated[str | None, typer.Option(help="Which split of the data.")]
-Cache = Annotated[
-    bool, typer.Option("--cache/--no-cache", help="Keep on disk what frozen trunks give, to encode it only once.")
-]
-CacheDir = Annotated[
-    str | None, typer.Option(help="Where features are kept.  [default: $DIPTYCH_CACHE, or ~/.cache/diptych]")
-]
+from .command import option
+
+Json = Annotated[bool, option("Print JSON, for programs.", "--json")]
+Quiet = Annotated[bool, option("No progress, no remarks: only results and errors.", "--quiet")]
+Debug = Annotated[bool, option("On an error, show the traceback.", "--debug")]
+ImageColumn = Annotated[str | None, option("Column of the images, if not detected automatically.", panel="Data")]
+TextColumn = Annotated[str | None, option("Column of the texts, if not detected automatically.", panel="Data")]
+LabelColumn = Annotated[str | None, option("Column of the labels, if not detected automatically.", panel="Data")]
+Split = Annotated[str | None, option("Which split of the data.", panel="Data")]
+Cache = Annotated[bool, option("Keep on disk what frozen trunks give, to encode it only once.", "--cache/--no-cache")]
+CacheDir = Annotated[str | None, option("Where features are kept.  [default: $DIPTYCH_CACHE, or ~/.cache/diptych]")]
 Processes = Annotated[
-    int | None, typer.Option(help="Processes, one for each GPU; they share the rows.  [default: all GPUs]")
+    int | None,
+    option("Processes that share the rows, one for each GPU.  [default: all GPUs]", panel="Speed"),
 ]
-BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
+BatchSize = Annotated[int, option("Rows per forward pass.")]
 
 
 class OnBadRow(str, Enum):
@@ -92,33 +91,31 @@ class ImageWeights(str, Enum):
 TrainingData = Annotated[
     str, typer.Argument(help="A Hub id, a saved dataset, an image folder with metadata, or table files.")
 ]
-StartModel = Annotated[str | None, typer.Option(help="Start from this model of ours instead of two encoders.")]
-ObjectiveOf = Annotated[
-    Objective, typer.Option(help="Classify by labels, or align images with texts, which needs none.")
-]
+StartModel = Annotated[str | None, option("Start from this model of ours instead of two encoders.")]
+ObjectiveOf = Annotated[Objective, option("Classify by labels, or align images with texts, which needs none.")]
 ImageEncoder = Annotated[
     str | None,
-    typer.Option(help="A torchvision ResNet, ResNeXt or Wide ResNet, or a run's folder.  [default: resnet50]"),
+    option("A torchvision ResNet, ResNeXt or Wide ResNet, or a run's folder.  [default: resnet50]"),
 ]
 TextEncoder = Annotated[
     str | None,
-    typer.Option(help="A BERT-family encoder: a Hub id or a folder; or a run's folder.  [default: bert-base-uncased]"),
+    option("A BERT-family encoder: a Hub id or a folder; or a run's folder.  [default: bert-base-uncased]"),
 ]
 ImageWeightsOf = Annotated[
     ImageWeights | None,
-    typer.Option(help="Start the ResNet from its published weights, or not.  [default: pretrained]"),
+    option("Start the ResNet from its published weights, or not.  [default: pretrained]"),
 ]
 ImageSize = Annotated[
     str | None,
-    typer.Option(help="HEIGHTxWIDTH in pixels that the ResNet sees; what its weights were made for if not given."),
+    option("HEIGHTxWIDTH in pixels that the ResNet sees; what its weights were made for if not given."),
 ]
-MaxLength = Annotated[int | None, typer.Option(help="Longest text in word pieces.  [default: 128]")]
-Epochs = Annotated[int, typer.Option(help="Passes over the training rows.")]
-GlobalBatchSize = Annotated[int, typer.Option(help="Rows per optimizer step, all devices together.")]
-Accumulate = Annotated[int, typer.Option(help="Forward passes per optimizer step.")]
-ClassWeightsOf = Annotated[ClassWeights, typer.Option(help="Let every row count the same in the loss, or every class.")]
-PrecisionOf = Annotated[Precision, typer.Option(help="Number format; no is 32 bits.")]
-Workers = Annotated[int, typer.Option(help="Processes per device that prepare rows.")]
+MaxLength = Annotated[int | None, option("Longest text in word pieces.  [default: 128]")]
+Epochs = Annotated[int, option("Passes over the training rows.")]
+GlobalBatchSize = Annotated[int, option("Rows per optimizer step, all devices together.")]
+Accumulate = Annotated[int, option("Forward passes per optimizer step.")]
+ClassWeightsOf = Annotated[ClassWeights, option("Let every row count the same in the loss, or every class.")]
+PrecisionOf = Annotated[Precision, option("Number format; no is 32 bits.")]
+Workers = Annotated[int, option("Processes per device that prepare rows.")]
 
 
 def _size(size: str) -> tuple[int, int]:

@@ -1,20 +1,19 @@
-"""The commands that train: one run, or a sweep of them."""
+"""`diptych train`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any
 
 import typer
 
+from .command import command
 from .options import (
     Accumulate,
     Cache,
     CacheDir,
     ClassWeights,
     ClassWeightsOf,
-    Debug,
     Epochs,
     Fusion,
     GlobalBatchSize,
@@ -22,7 +21,6 @@ from .options import (
     ImageEncoder,
     ImageSize,
     ImageWeightsOf,
-    Json,
     LabelColumn,
     MaxLength,
     Objective,
@@ -31,7 +29,6 @@ from .options import (
     Precision,
     PrecisionOf,
     Processes,
-    Quiet,
     StartModel,
     TextColumn,
     TextEncoder,
@@ -40,10 +37,12 @@ from .options import (
     _parts,
     _size,
 )
-from .terminal import one_line_errors, process_rank, remark
+from .terminal import Show, process_rank
 
 
+@command()
 def train(
+    show: Show,
     data: TrainingData,
     out: Annotated[str, typer.Option(help="The run's folder.")],
     model: StartModel = None,
@@ -139,77 +138,76 @@ def train(
         bool, typer.Option("--skip-nonfinite", help="Leave out steps whose loss is not finite, instead of stopping.")
     ] = False,
     processes: Processes = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Fine-tune on labelled pairs; keeps the best epoch's model in OUT/model and the record in OUT/run.json."""
-    with one_line_errors(debug):
-        options: dict[str, Any] = {}
-        if unfreeze_image is not None:
-            options["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
-        size = None if image_size is None else _size(image_size)
-        architecture = {
-            "region_grid": region_grid,
-            "fusion": fusion and fusion.value,
-            "pattern": pattern and pattern.value,
-            "window": window,
-            "modality_gate": modality_gate,
-            "modality_dropout": modality_dropout,
-        }
-        from ..runtime.launch import start, wanted
+    """Fine-tune on labelled pairs.
 
-        if (count := wanted(processes)) > 1:
-            raise typer.Exit(start(count, sys.argv[1:]))
-        from ..training.train import train as run
+    Keeps the best epoch's model in OUT/model and the record in OUT/run.json.
+    """
+    options: dict[str, Any] = {}
+    if unfreeze_image is not None:
+        options["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
+    size = None if image_size is None else _size(image_size)
+    architecture = {
+        "region_grid": region_grid,
+        "fusion": fusion and fusion.value,
+        "pattern": pattern and pattern.value,
+        "window": window,
+        "modality_gate": modality_gate,
+        "modality_dropout": modality_dropout,
+    }
+    from ..runtime.launch import start, wanted
 
-        record = run(
-            data,
-            out,
-            model=model,
-            image_encoder=image_encoder,
-            text_encoder=text_encoder,
-            image_weights=image_weights and image_weights.value,
-            image_size=size,
-            max_length=max_length,
-            image_column=image_column,
-            text_column=text_column,
-            label_column=label_column,
-            say=remark(quiet or as_json),
-            quiet=quiet or as_json,
-            alignment_weight=alignment_weight,
-            architecture=architecture,
-            objective=objective.value,
-            epochs=epochs,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            learning_rate=learning_rate,
-            encoder_learning_rate=encoder_learning_rate,
-            unfreeze_text=_parts(unfreeze_text, "--unfreeze-text"),
-            unfreeze_at=unfreeze_at,
-            layer_decay=layer_decay,
-            class_weights=class_weights.value,
-            focal_gamma=focal_gamma,
-            label_smoothing=label_smoothing,
-            patience=patience,
-            tracker=tracker,
-            flip=flip,
-            crop=crop,
-            colour=colour,
-            cache=cache,
-            cache_dir=cache_dir,
-            precision=precision.value,
-            seed=seed,
-            workers=workers,
-            stream=stream,
-            shuffle_buffer=shuffle_buffer,
-            resume=resume,
-            checkpoint_steps=checkpoint_steps,
-            checkpoint_minutes=checkpoint_minutes,
-            keep=keep,
-            skip_nonfinite=skip_nonfinite,
-            processes=processes,
-            **options,
-        )
-        if as_json and process_rank() == 0:
-            print(json.dumps(record))
+    if (count := wanted(processes)) > 1:
+        raise typer.Exit(start(count, sys.argv[1:]))
+    from ..training.train import train as run
+
+    record = run(
+        data,
+        out,
+        model=model,
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        image_weights=image_weights and image_weights.value,
+        image_size=size,
+        max_length=max_length,
+        image_column=image_column,
+        text_column=text_column,
+        label_column=label_column,
+        say=show.remark,
+        quiet=show.quiet,
+        alignment_weight=alignment_weight,
+        architecture=architecture,
+        objective=objective.value,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        encoder_learning_rate=encoder_learning_rate,
+        unfreeze_text=_parts(unfreeze_text, "--unfreeze-text"),
+        unfreeze_at=unfreeze_at,
+        layer_decay=layer_decay,
+        class_weights=class_weights.value,
+        focal_gamma=focal_gamma,
+        label_smoothing=label_smoothing,
+        patience=patience,
+        tracker=tracker,
+        flip=flip,
+        crop=crop,
+        colour=colour,
+        cache=cache,
+        cache_dir=cache_dir,
+        precision=precision.value,
+        seed=seed,
+        workers=workers,
+        stream=stream,
+        shuffle_buffer=shuffle_buffer,
+        resume=resume,
+        checkpoint_steps=checkpoint_steps,
+        checkpoint_minutes=checkpoint_minutes,
+        keep=keep,
+        skip_nonfinite=skip_nonfinite,
+        processes=processes,
+        **options,
+    )
+    if show.as_json and process_rank() == 0:
+        show.result(record, str)

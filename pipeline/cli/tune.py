@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import json
 import shlex
 import sys
 from typing import Annotated, Any
 
 import typer
 
+from .command import command
 from .options import (
     Accumulate,
     Cache,
     CacheDir,
     ClassWeights,
     ClassWeightsOf,
-    Debug,
     Epochs,
     GlobalBatchSize,
     ImageColumn,
     ImageEncoder,
     ImageSize,
     ImageWeightsOf,
-    Json,
     LabelColumn,
     MaxLength,
     Objective,
@@ -31,7 +29,6 @@ from .options import (
     Precision,
     PrecisionOf,
     Processes,
-    Quiet,
     StartModel,
     TextColumn,
     TextEncoder,
@@ -40,11 +37,13 @@ from .options import (
     _parts,
     _size,
 )
-from .terminal import one_line_errors, process_rank, remark
+from .terminal import Show, process_rank
 from .train import train
 
 
+@command()
 def tune(
+    show: Show,
     data: TrainingData,
     out: Annotated[str, typer.Option(help="The sweep's folder; in the end its best run's, too.")],
     trials: Annotated[int, typer.Option(help="Training runs, in all.")] = 20,
@@ -81,62 +80,59 @@ def tune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in OUT; with more --trials if you like.")
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Search learning rates, fusion and frozen parts: train many times, keep the best model in OUT/model.
+    """Search learning rates, fusion and frozen parts.
 
-    What an option fixes is not searched. OUT/trials.csv and OUT/trials.png show all trials.
+    Trains many times and keeps the best model in OUT/model; OUT/trials.csv and OUT/trials.png show all
+    trials. What an option fixes is not searched.
     """
-    with one_line_errors(debug):
-        given: dict[str, Any] = {
-            "model": model,
-            "objective": objective.value,
-            "image_encoder": image_encoder,
-            "text_encoder": text_encoder,
-            "image_weights": image_weights and image_weights.value,
-            "image_size": None if image_size is None else _size(image_size),
-            "max_length": max_length,
-            "image_column": image_column,
-            "text_column": text_column,
-            "label_column": label_column,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "accumulate": accumulate,
-            "learning_rate": learning_rate,
-            "encoder_learning_rate": encoder_learning_rate,
-            "class_weights": class_weights.value,
-            "precision": precision.value,
-            "seed": seed,
-            "workers": workers,
-            "cache": cache,
-            "cache_dir": cache_dir,
-        }
-        if unfreeze_image is not None:
-            given["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
-        if unfreeze_text is not None:
-            given["unfreeze_text"] = _parts(unfreeze_text, "--unfreeze-text")
-        from ..runtime.launch import start, wanted
+    given: dict[str, Any] = {
+        "model": model,
+        "objective": objective.value,
+        "image_encoder": image_encoder,
+        "text_encoder": text_encoder,
+        "image_weights": image_weights and image_weights.value,
+        "image_size": None if image_size is None else _size(image_size),
+        "max_length": max_length,
+        "image_column": image_column,
+        "text_column": text_column,
+        "label_column": label_column,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "learning_rate": learning_rate,
+        "encoder_learning_rate": encoder_learning_rate,
+        "class_weights": class_weights.value,
+        "precision": precision.value,
+        "seed": seed,
+        "workers": workers,
+        "cache": cache,
+        "cache_dir": cache_dir,
+    }
+    if unfreeze_image is not None:
+        given["unfreeze_image"] = _parts(unfreeze_image, "--unfreeze-image")
+    if unfreeze_text is not None:
+        given["unfreeze_text"] = _parts(unfreeze_text, "--unfreeze-text")
+    from ..runtime.launch import start, wanted
 
-        if (count := wanted(processes)) > 1:
-            raise typer.Exit(start(count, sys.argv[1:]))
-        from ..tuning.report import sweep_text
-        from ..tuning.tune import tune as run
+    if (count := wanted(processes)) > 1:
+        raise typer.Exit(start(count, sys.argv[1:]))
+    from ..tuning.report import sweep_text
+    from ..tuning.tune import tune as run
 
-        found = run(
-            data,
-            out,
-            trials=trials,
-            fusions=None if fusions is None else [name.strip() for name in fusions.split(",")],
-            say=remark(quiet or as_json),
-            quiet=quiet or as_json,
-            resume=resume,
-            processes=processes,
-            **given,
-        )
-        if process_rank() == 0:
-            print(json.dumps(found) if as_json else f"{sweep_text(found)}\n{_train_command(data, found['options'])}")
+    found = run(
+        data,
+        out,
+        trials=trials,
+        fusions=None if fusions is None else [name.strip() for name in fusions.split(",")],
+        say=show.remark,
+        quiet=show.quiet,
+        resume=resume,
+        processes=processes,
+        **given,
+    )
+    if process_rank() == 0:
+        show.result(found, lambda found: f"{sweep_text(found)}\n{_train_command(data, found['options'])}")
 
 
 def _train_command(data: str, options: dict[str, Any]) -> str:

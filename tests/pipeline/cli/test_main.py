@@ -97,7 +97,6 @@ def test_one_pair_as_json_is_what_python_says(model, table):
         ("0.png", None, "text_missing: there is no text", "image"),
         ("", "a red shirt", "image_missing: there is no image", "text"),
         ("2.png", "a red shirt", "image_unreadable: .*2.png is no image that can be decoded", "text"),
-        ("3.png", "a red shirt", "image_missing: .*3.png does not exist", "text"),
     ],
 )
 def test_one_half_of_a_pair_is_enough_and_said(model, table, image, text, status, half):
@@ -209,7 +208,7 @@ def test_info_lists_the_cache_and_clears_it(tmp_path):
     shown = diptych(*cache).stdout
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d +0\.0 MB +1  01234567  resnet18, grid 7 x 7$", shown, re.MULTILINE)
     assert shown.endswith(f"0.0 MB in {tmp_path}\n")
-    assert diptych(*cache, "--clear").stdout.endswith(f"0.0 MB in {tmp_path}, taken away\n")
+    assert diptych(*cache, "--clear").stdout.endswith(f"0.0 MB in {tmp_path}, cleared\n")
     assert diptych(*cache).stdout == f"0.0 MB in {tmp_path}\n"
     assert "go with --cache" in diptych("info", "--clear", code=1).stderr
 
@@ -219,12 +218,19 @@ def test_info_names_versions():
 
 
 BAD = [
-    (("classify", "nope.png", "text", "--model", "{model}", "--on-bad-row", "error"), "nope.png does not exist"),
+    (("classify", "nope.png", "text", "--model", "{model}"),
+     "the image nope.png does not exist; to classify the text alone, give --text instead"),
+    (("classify", "{dir}/0.png", "", "--model", "{model}", "--on-bad-row", "error"), "the text is empty"),
+    (("classify", "a red shirt", "{dir}/0.png"), "IMAGE and TEXT are swapped: {dir}/0.png is a file. Give the image"),
+    (("classify", "", "{dir}/0.png"), "IMAGE and TEXT are swapped"),
+    (("classify", "{dir}/0.png", "{table}"), "TEXT is {table}, which is a file; give the sentence itself, or --data"),
+    (("classify", "{dir}/0.png", "{dir}/0.png"), "TEXT is {dir}/0.png, which is a file"),
+    (("classify", "{dir}/0.png", "--text", "a"), "--text is a sentence without an image; give IMAGE TEXT for both"),
     (("classify", "{dir}/2.png", "text", "--on-bad-row", "skip"), "2.png is no image that can be decoded"),
-    (("classify", "nope.png", " ", "--model", "{model}"),
-     "nope.png does not exist; the text is empty (both_missing)"),
-    (("classify", "a red shirt"), "a red shirt does not exist; there is no text (both_missing)"),
-    (("classify",), "give an IMAGE and a TEXT ('' for the one that there is none of), or --data and --out"),
+    (("classify", "", " ", "--model", "{model}"), "there is no image; the text is empty (both_missing)"),
+    (("classify", "a red shirt"), "the image a red shirt does not exist"),
+    (("classify", "x" * 5000, "a"), "does not exist"),
+    (("classify",), "give IMAGE and TEXT ('' for no image), --text for a sentence without an image, or --data and"),
     (("classify", "{dir}/0.png", "text", "--model", "{dir}/nomodel"), "there is no model at"),
     (("classify", "{dir}/0.png", "text", "--model", "{dir}/hollow"), "holds no model"),
     (("classify", "--data", "{table}"), "--data needs --out"),
@@ -260,9 +266,14 @@ def test_bad_input_is_one_line_and_a_non_zero_exit(model, table, arguments, mess
     result = diptych(*filled, code=1)
     error = [line for line in result.stderr.splitlines() if line.startswith("diptych: ")]
     assert len(error) == 1
-    assert message in error[0]
+    assert message.format(model=model, table=table, dir=table.parent) in error[0]
     assert "Traceback" not in result.output
     assert result.stdout == ""
+
+
+def test_a_sentence_without_an_image_has_its_option(model, table):
+    by_option = diptych("classify", "--text", "a red shirt", "--model", model, "--json").stdout
+    assert by_option == diptych("classify", "", "a red shirt", "--model", model, "--json").stdout
 
 
 def test_debug_shows_where_it_came_from(model):

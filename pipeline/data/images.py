@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
-from .sources import BadImage, find_image, open_file, what_it_is
+from .image_source import BadImage, find_image, open_file, what_it_is
 from .values import first_line
 
 MAX_PIXELS = 178_956_970
@@ -128,24 +127,6 @@ def image_content(source: Any, *, folder: Path | None = None) -> tuple[bytes, ..
             return b"file", file.read()
     image = read_image(held)
     return b"pixels", repr(image.size).encode(), image.tobytes()
-
-
-def as_stored(source: Any) -> Any:
-    """An image in memory as a table can hold it: the path that it was opened from, or its upright pixels as PNG.
-
-    `datasets` would write it without its EXIF tag, so that it lay on its side, and a JPEG with new losses. What is no
-    image in memory, or none that can be read, stays as it is.
-    """
-    if isinstance(source, ImageFile.ImageFile) and source.tile and source.filename:  # not decoded, so not changed
-        return {"bytes": None, "path": str(Path(os.fsdecode(source.filename)).absolute())}
-    if not isinstance(source, Image.Image) and not (hasattr(source, "__array__") and getattr(source, "ndim", 0) > 1):
-        return source
-    try:
-        file = io.BytesIO()
-        read_image(source).save(file, "PNG", compress_level=1)
-        return {"bytes": file.getvalue(), "path": None}
-    except BadImage:
-        return source
 
 
 def _opened(file: IO[bytes], name: str) -> Image.Image:

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from .image_source import BadImage
 from .images import read_image
-from .sources import BadImage
 from .values import is_nothing
 
 STATUSES = {

@@ -15,8 +15,8 @@ import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
 from .csv_jsonl import CsvRows, JsonRows, json_rows, up_to_first_good
+from .image_source import ARCHIVES, BadImage
 from .parquet import ParquetRows
-from .sources import ARCHIVES, BadImage
 
 FORMATS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..data.image_source import BadImage
 from ..data.images import image_content, image_errors, read_image
 from ..data.rows import Columns, UnreadableRow, read_text
-from ..data.sources import BadImage
 from ..model.model import DiptychModel
 from ..model.processor import DiptychImageProcessor, DiptychProcessor
 from ..runtime.files import megabytes

@@ -8,9 +8,9 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from ..data.image_source import BadImage
 from ..data.images import read_image
 from ..data.rows import read_text
-from ..data.sources import BadImage
 from ..model.embed import _embed_images, embed_texts
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor

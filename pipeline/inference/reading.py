@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.image_source import BadImage, find_image, open_file
 from ..data.images import image_errors, read_image
 from ..data.rows import Columns, UnreadableRow, all_reasons, read_text, worst_status
-from ..data.sources import BadImage, find_image, open_file
 from ..model.processor import DiptychProcessor
 from .encoding import InferenceEncoders, RecentFeatures
 

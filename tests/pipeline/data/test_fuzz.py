@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 from diptych import ImageTextClassifier
+from diptych.pipeline.data.image_source import BadImage
 from diptych.pipeline.data.images import read_image
-from diptych.pipeline.data.sources import BadImage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from diptych.pipeline.data.image_source import BadImage
 from diptych.pipeline.data.images import read_image
-from diptych.pipeline.data.sources import BadImage
 from PIL import Image, PngImagePlugin
 
 from .corpus import encoded
@@ -109,12 +108,3 @@ def test_text_that_would_fill_the_memory_is_refused_in_pillows_words(kind):
     data = encoded(Image.fromarray(GREY), "PNG")
     with pytest.raises(BadImage, match=r"^the image .*: Decompressed data too large"):
         read_image(data[:33] + chunk + data[33:])
-
-
-@pytest.mark.parametrize("mode", ["LA", "PA", "CMYK", "P", "I;16"])
-def test_modes_survive_a_way_through_a_table(mode):
-    from diptych.pipeline.data.images import as_stored
-
-    image = Image.new(mode, (3, 2))
-    with io.BytesIO(as_stored(image)["bytes"]) as file:
-        np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(read_image(image)))

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diptych.pipeline.data import images
+from diptych.pipeline.data.image_source import BadImage
 from diptych.pipeline.data.images import read_image
-from diptych.pipeline.data.sources import BadImage
 from diptych.pipeline.data.tables import load_tables
 from PIL import Image, ImageFile
 

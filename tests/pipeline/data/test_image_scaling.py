@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 import pytest
+from diptych.pipeline.data.image_source import BadImage
 from diptych.pipeline.data.images import picture_box, read_image
-from diptych.pipeline.data.sources import BadImage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

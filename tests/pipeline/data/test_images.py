@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diptych.pipeline.data.image_source import BadImage
 from diptych.pipeline.data.images import read_image
-from diptych.pipeline.data.sources import BadImage
 from PIL import Image
 
 CORNERS = {(0, 0): "red", (0, -1): "lime", (-1, 0): "blue", (-1, -1): "yellow"}  # by row and column

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from diptych.pipeline.data.image_source import BadImage
 from diptych.pipeline.data.images import read_image
 from diptych.pipeline.data.rows import Columns
-from diptych.pipeline.data.sources import BadImage
 from diptych.pipeline.inference import prefetch as module
 from diptych.pipeline.inference.encoding import InferenceEncoders, RecentFeatures
 from diptych.pipeline.inference.prefetch import BatchSize, ahead, windows

@@ -7,8 +7,8 @@ import io
 import numpy as np
 import pytest
 import torch
+from diptych.pipeline.data.image_source import BadImage
 from diptych.pipeline.data.images import read_image
-from diptych.pipeline.data.sources import BadImage
 from diptych.pipeline.model.processor import IMAGENET_MEAN, IMAGENET_STD, DiptychImageProcessor, DiptychProcessor
 from hypothesis import given, settings
 from hypothesis import strategies as st

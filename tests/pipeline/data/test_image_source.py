@@ -13,10 +13,10 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import torch
-from diptych.pipeline.data import sources
-from diptych.pipeline.data.images import as_stored, image_content, read_image
+from diptych.pipeline.data import image_source
+from diptych.pipeline.data.image_source import BadImage
+from diptych.pipeline.data.images import image_content, read_image
 from diptych.pipeline.data.rows import Columns, read_pair
-from diptych.pipeline.data.sources import BadImage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -145,16 +145,9 @@ IN_MEMORY = {
 
 
 @pytest.mark.parametrize("kind", IN_MEMORY)
-def test_pixels_in_memory_are_the_picture_also_when_a_table_stores_them(kind):
+def test_pixels_in_memory_are_the_picture(kind):
     np.testing.assert_array_equal(read_image(IN_MEMORY[kind]), PIXELS)
-    stored = as_stored(IN_MEMORY[kind])
-    assert set(stored) == {"bytes", "path"}
-    np.testing.assert_array_equal(read_image(stored), PIXELS)
-
-
-@pytest.mark.parametrize("source", ["a.png", Path("a.png"), FILES["PNG"], None, 3, {"bytes": b"", "path": None}, [1]])
-def test_what_is_no_picture_in_memory_is_stored_as_it_is(source):
-    assert as_stored(source) is source
+    assert image_content(IN_MEMORY[kind]) == (b"pixels", b"(16, 12)", PIXELS.tobytes())
 
 
 @pytest.mark.parametrize("shape", [(12, 16), (12, 16, 1), (12, 16, 4), (1, 12, 16), (4, 12, 16)])
@@ -169,28 +162,6 @@ def test_a_grey_or_transparent_tensor_is_read_as_such(shape):
 def test_another_tensor_is_named_by_its_shape(tensor):
     error = refusal(tensor)
     assert (error.status, str(tuple(tensor.shape)) in str(error)) == ("image_unreadable", True)
-
-
-@pytest.mark.parametrize("orientation", [3, 6, 8])
-@pytest.mark.parametrize("opened", ["from memory", "from a file", "decoded"])
-def test_a_picture_on_its_side_is_stored_upright(orientation, opened, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(Image.fromarray(PIXELS), "JPEG", exif=exif)
-    (tmp_path / "a.jpg").write_bytes(data)
-    with Image.open(tmp_path / "a.jpg" if opened == "from a file" else io.BytesIO(data)) as source:
-        if opened == "decoded":
-            source.load()
-        stored = as_stored(source)
-    assert (stored["bytes"] is None) == (opened == "from a file"), "nothing is decoded to be stored"
-    np.testing.assert_array_equal(read_image(stored), read_image(data))
-
-
-def test_a_picture_that_was_changed_after_it_was_opened_is_stored_as_it_is_now(tmp_path):
-    (tmp_path / "a.png").write_bytes(FILES["PNG"])
-    with Image.open(tmp_path / "a.png") as source:
-        source.paste("red", (0, 0, 16, 12))
-        assert read_image(as_stored(source)).getpixel((3, 3)) == (255, 0, 0)
 
 
 # what stands in an image's place
@@ -248,6 +219,6 @@ def test_a_disk_that_fails_makes_a_bad_row(fails, tmp_path, monkeypatch):
 
 
 def test_a_file_larger_than_any_picture_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", len(FILES["PNG"]) - 1)
+    monkeypatch.setattr(image_source, "MAX_FILE_BYTES", len(FILES["PNG"]) - 1)
     (tmp_path / "a.png").write_bytes(FILES["PNG"])
     assert refusal(tmp_path / "a.png").status == "image_too_large"

@@ -40,7 +40,7 @@ from diptych.pipeline.demo.scenes import (
     vocabulary,
 )
 from diptych.pipeline.model.folder import load_model, save_model
-from diptych.pipeline.model.processor import DiptychImageProcessor
+from diptych.pipeline.model.image_processor import DiptychImageProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertTokenizer, get_cosine_schedule_with_warmup
@@ -148,7 +148,7 @@ def make_processor(more_words: Sequence[str] = ()) -> DiptychProcessor:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *vocabulary(), "?", "."]
     words += [word for word in more_words if word not in words]
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)}, model_max_length=32)
-    images = DiptychImageProcessor(height=SIDE, width=SIDE, mean=[MEAN] * 3, std=[STD] * 3)
+    images = DiptychImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=[MEAN] * 3, image_std=[STD] * 3)
     return DiptychProcessor(images, tokenizer, max_length=32)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from diptych import DiptychModel, DiptychProcessor, build_model
+from diptych.pipeline.model.image_processor import DiptychImageProcessor
 from PIL import Image
 from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -73,6 +74,14 @@ def build_tiny(text_folder: str, **architecture: Any) -> tuple[DiptychModel, Dip
     return build_model(
         "resnet-tiny", text_folder, image_weights="random", image_size=(16, 16), **(options | architecture)
     )
+
+
+def sized(height: int, width: int, shortest_edge: int | None = None, **numbers: Any) -> DiptychImageProcessor:
+    """Transforms to `height` x `width` pixels, cut out of the centre if a shortest edge is given."""
+    size = {"height": height, "width": width}
+    if shortest_edge is None:
+        return DiptychImageProcessor(size=size, **numbers)
+    return DiptychImageProcessor(size={"shortest_edge": shortest_edge}, crop_size=size, **numbers)
 
 
 def picture(colour: str, seed: int = 0, size: int = 16) -> Image.Image:

@@ -36,7 +36,7 @@ from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.loading.loader import Batches, Collate
 from diptych.pipeline.loading.plan import Plan
 from diptych.pipeline.model.build import load_tokenizer
-from diptych.pipeline.model.processor import DiptychImageProcessor
+from diptych.pipeline.model.image_processor import DiptychImageProcessor
 
 BATCH = 64
 HEADS: dict[str, dict[str, Any]] = {
@@ -78,7 +78,6 @@ class Bench:
             encoder.pretrained = True
             encoder.unfreeze(0)
         processor = DiptychProcessor(DiptychImageProcessor(), load_tokenizer(of_text), max_length=128)
-        processor.image_processor.shortest_edge = None
         rows = range(BATCH * options.batches)
         labels = label_ids(table, "label", names)
         self.data = [PairDataset(table, columns, labels, processor, rows=rows) for _ in range(2)]

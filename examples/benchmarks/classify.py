@@ -70,7 +70,7 @@ def plain(model: DiptychModel, processor: DiptychProcessor, rows: Rows, order: l
             transforms.Resize(256),
             transforms.CenterCrop(224),
             transforms.ToTensor(),
-            transforms.Normalize(processor.image_processor.mean, processor.image_processor.std),
+            transforms.Normalize(processor.image_processor.image_mean, processor.image_processor.image_std),
         ]
     )
     labels = [""] * len(rows)

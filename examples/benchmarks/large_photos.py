@@ -101,7 +101,7 @@ def plain_pixels(classifier: ImageTextClassifier) -> Callable[[bytes], torch.Ten
             transforms.Resize(numbers.shortest_edge),
             transforms.CenterCrop((numbers.height, numbers.width)),
             transforms.ToTensor(),
-            transforms.Normalize(numbers.mean, numbers.std),
+            transforms.Normalize(numbers.image_mean, numbers.image_std),
         ]
     )
     return lambda file: steps(Image.open(io.BytesIO(file)).convert("RGB"))

@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 from ..data.image_source import BadImage
 from ..data.images import image_content, image_errors, read_image
 from ..data.rows import Columns, UnreadableRow, read_text
+from ..model.image_processor import DiptychImageProcessor
 from ..model.model import DiptychModel
-from ..model.processor import DiptychImageProcessor, DiptychProcessor
+from ..model.processor import DiptychProcessor
 from ..runtime.files import megabytes
 from .folder import require_room
 from .store import DoesNotFit, FeatureStore, Places, item_id, trunk_key

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from torchvision.transforms import v2
 
-from ..model.processor import DiptychImageProcessor
+from ..model.image_processor import DiptychImageProcessor
 
 _SIDES = re.compile(r"\b(left|right)(most|ward|wards|-hand)?\b", re.IGNORECASE)
 

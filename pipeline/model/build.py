@@ -11,8 +11,9 @@ from ...encoders import IMAGE_ENCODERS, BertEncoder, ResNetEncoder
 from ...encoders.text import load_text_config, quiet_transformers
 from .config import DiptychConfig
 from .folder import _is_ours, _require_words, load_model
+from .image_processor import DiptychImageProcessor
 from .model import DiptychModel
-from .processor import DiptychImageProcessor, DiptychProcessor
+from .processor import DiptychProcessor
 
 
 def build_model(
@@ -50,8 +51,8 @@ def build_model(
     if image_source is not None:
         encoder_name, image_processor = image_source[0].config.image_encoder, image_source[1].image_processor
         if image_size is not None:
-            image_processor.height, image_processor.width = image_size
-            image_processor.shortest_edge = None
+            image_processor.size = {"height": image_size[0], "width": image_size[1]}
+            image_processor.crop_size = None
     else:
         if image_encoder not in IMAGE_ENCODERS:
             raise ValueError(

@@ -167,11 +167,11 @@ def change_statistics(network, processor):
 
 
 def change_mean(network, processor):
-    processor.image_processor.mean = [0.4, 0.5, 0.5]
+    processor.image_processor.image_mean = [0.4, 0.5, 0.5]
 
 
 def change_size(network, processor):
-    processor.image_processor.height = 24
+    processor.image_processor.size = {"height": 24, "width": 16}
 
 
 def change_interpolation(network, processor):

@@ -15,10 +15,12 @@ from diptych.pipeline.loading.augmentation import Augmentation, speaks_of_sides
 from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.loading.loader import Batches, Collate, order
 from diptych.pipeline.loading.plan import Plan
-from diptych.pipeline.model.processor import DiptychImageProcessor, DiptychProcessor
+from diptych.pipeline.model.processor import DiptychProcessor
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from transformers import BertTokenizer
+
+from ...conftest import sized
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "shirt"]
 COLUMNS = Columns("photo", "caption", "kind")
@@ -39,7 +41,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def augmentation(image_processor=None, *, flip=False, crop=False, colour=False) -> Augmentation:
-    image_processor = image_processor or DiptychImageProcessor(height=12, width=16)
+    image_processor = image_processor or sized(12, 16)
     return Augmentation(image_processor, flip=flip, crop=crop, colour=colour)
 
 
@@ -54,7 +56,7 @@ def redness(image: Image.Image) -> tuple[float, float]:
 @pytest.fixture
 def processor() -> DiptychProcessor:
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
-    return DiptychProcessor(DiptychImageProcessor(height=12, width=16), tokenizer, max_length=8)
+    return DiptychProcessor(sized(12, 16), tokenizer, max_length=8)
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ LABELS = [1, 0, 1, 0]
 @pytest.mark.parametrize(("flip", "crop", "colour"), SWITCHES)
 @pytest.mark.parametrize("edge", [None, 20])
 def test_every_augmentation_keeps_the_size_that_the_encoder_sees(flip, crop, colour, edge):
-    image_processor = DiptychImageProcessor(height=12, width=16, shortest_edge=edge)
+    image_processor = sized(12, 16, edge)
     change = augmentation(image_processor, flip=flip, crop=crop, colour=colour)
     for size in ((40, 30), (300, 5), (3, 90), (1, 1), (16, 12)):
         changed = change(picture(*size))
@@ -86,7 +88,7 @@ def test_every_augmentation_keeps_the_size_that_the_encoder_sees(flip, crop, col
 
 @pytest.mark.parametrize("edge", [None, 20])
 def test_with_every_switch_off_a_picture_is_prepared_as_in_classifying(edge):
-    image_processor = DiptychImageProcessor(height=12, width=16, shortest_edge=edge)
+    image_processor = sized(12, 16, edge)
     assert augmentation(image_processor)(picture()).tobytes() == image_processor.resize(picture()).tobytes()
 
 
@@ -114,7 +116,7 @@ def test_a_crop_keeps_70_to_100_percent_and_about_the_proportions():
     places[..., 0] = np.arange(256)  # red says where a pixel was from left to right, green from top to bottom
     places[..., 1] = np.arange(256)[:, None]
     image = Image.fromarray(places)
-    change = augmentation(DiptychImageProcessor(height=64, width=64), crop=True)
+    change = augmentation(sized(64, 64), crop=True)
     torch.manual_seed(0)
     shares = []
     for _ in range(60):

@@ -80,7 +80,7 @@ def test_a_save_that_fails_leaves_the_earlier_model(tiny, tmp_path, monkeypatch)
 
 def test_trunks_and_their_transforms_are_taken_from_an_earlier_model(tiny, tmp_path):
     model, processor = tiny
-    processor.image_processor.mean = [0.1, 0.2, 0.3]
+    processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     save_model(model, processor, tmp_path / "run" / "model")
     run = str(tmp_path / "run")
     heir, its_processor = build_model(run, run, labels=["a", "b", "c"], hidden_size=32, fusion_heads=4)
@@ -88,7 +88,7 @@ def test_trunks_and_their_transforms_are_taken_from_an_earlier_model(tiny, tmp_p
         ours, theirs = getattr(heir, name).trunk.state_dict(), getattr(model, name).trunk.state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
         getattr(heir, name).unfreeze(0)  # its weights were learned, so they may be frozen
-    assert its_processor.image_processor.mean == [0.1, 0.2, 0.3]
+    assert its_processor.image_processor.image_mean == [0.1, 0.2, 0.3]
     assert (its_processor.image_processor.height, heir.head.out_features) == (16, 3)
 
 

@@ -25,21 +25,21 @@ class Alignment(nn.Module):
         dim: Width of the tokens, and of the embeddings.
 
     Attributes:
-        log_scale: Scalar; minus the log of the temperature.
+        logit_scale: Scalar; minus the log of the temperature.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.image = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         self.text = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
-        self.log_scale = nn.Parameter(torch.tensor(START))
+        self.logit_scale = nn.Parameter(torch.tensor(START))
 
     @property
     def scale(self) -> Tensor:
         """What cosines are multiplied with, 1 / temperature; a scalar, at most 100, so that training stays stable."""
         # subtracted as a constant: at and beyond its end a clamp has no gradient, and the scale would never come back
-        excess = (self.log_scale.detach() - LARGEST).clamp(min=0)
-        return (self.log_scale - excess).exp()
+        excess = (self.logit_scale.detach() - LARGEST).clamp(min=0)
+        return (self.logit_scale - excess).exp()
 
     def embed_image(self, image: Tokens) -> Tensor:
         """Embeddings (batch, dim) of length 1, at least float32; those of absent images mean nothing."""
@@ -65,7 +65,7 @@ class Alignment(nn.Module):
         """
         if self.training:
             with torch.no_grad():  # or it would drift ever further out, and as far to come back
-                self.log_scale.clamp_(max=LARGEST)
+                self.logit_scale.clamp_(max=LARGEST)
         return contrastive_loss(
             self.embed_image(image),
             self.embed_text(text),

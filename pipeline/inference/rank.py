@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.image_source import BadImage
 from ..data.images import read_image
 from ..data.rows import read_text
-from ..model.embed import _embed_images, embed_texts
+from ..model.embed import embed_images, embed_texts
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 
@@ -63,7 +63,7 @@ def rank(
         raise ValueError(f"top is {top}; it must be at least 1")
     enough = processor.image_processor.needed_size
     if images is None:
-        query = _embed_images(model, processor, [read_image(image, at_least=enough)])
+        query = embed_images(model, processor, [read_image(image, at_least=enough)])
         of_texts = [read_text(candidate) for candidate in texts or ()]
         problems = [problem for _, problem in of_texts]
         usable = [words for words, problem in of_texts if words is not None]
@@ -76,7 +76,7 @@ def rank(
         parts, problems = [query[:0]], []
         for candidate in images:  # one after another, so that any number of them fits
             try:
-                parts.append(_embed_images(model, processor, [read_image(candidate, at_least=enough)]))
+                parts.append(embed_images(model, processor, [read_image(candidate, at_least=enough)]))
                 problems.append(None)
             except BadImage as error:
                 problems.append((error.status, str(error)))

@@ -19,10 +19,10 @@ def embed_texts(
     """Embeddings (batch, dim) of texts, batch by batch."""
     for start in range(0, len(texts), batch_size):
         words = processor.tokenize(texts[start : start + batch_size])
-        yield model.embed_texts(words["input_ids"].to(model.device), words["attention_mask"].to(model.device))
+        yield model.get_text_features(words["input_ids"].to(model.device), words["attention_mask"].to(model.device))
 
 
 @torch.inference_mode()
-def _embed_images(model: DiptychModel, processor: DiptychProcessor, images: list[Any]) -> Tensor:
+def embed_images(model: DiptychModel, processor: DiptychProcessor, images: list[Any]) -> Tensor:
     """Embeddings (images, dim) of images that have been read."""
-    return model.embed_images(processor.image_processor(images)["pixel_values"].to(model.device))
+    return model.get_image_features(processor.image_processor(images)["pixel_values"].to(model.device))

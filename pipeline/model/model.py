@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,7 +199,7 @@ class DiptychModel(PreTrainedModel):
         elif self.alignment is None:
             self.alignment = Alignment(self.config.hidden_size).to(self.device)
 
-    def embed_images(self, pixel_values: Tensor, image_present: Tensor | None = None) -> Tensor:
+    def get_image_features(self, pixel_values: Tensor, image_present: Tensor | None = None) -> Tensor:
         """Images in the space where each lies close to its text, (batch, dim), of length 1.
 
         Args:
@@ -210,7 +211,9 @@ class DiptychModel(PreTrainedModel):
         """
         return self.require_alignment().embed_image(self.image_encoder(pixel_values, image_present))
 
-    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor, text_present: Tensor | None = None) -> Tensor:
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor, text_present: Tensor | None = None
+    ) -> Tensor:
         """Texts in the same space, (batch, dim), of length 1.
 
         Args:
@@ -222,6 +225,14 @@ class DiptychModel(PreTrainedModel):
             ValueError: The model was not trained with alignment.
         """
         return self.require_alignment().embed_text(self.text_encoder(input_ids, attention_mask, text_present))
+
+    def embed_images(self, *args: Any, **kwargs: Any) -> Tensor:
+        """`get_image_features` by its name in 0.3."""
+        return _renamed(self.get_image_features, "embed_images")(*args, **kwargs)
+
+    def embed_texts(self, *args: Any, **kwargs: Any) -> Tensor:
+        """`get_text_features` by its name in 0.3."""
+        return _renamed(self.get_text_features, "embed_texts")(*args, **kwargs)
 
     def require_alignment(self) -> Alignment:
         """What brings images and texts into one space.
@@ -250,10 +261,16 @@ class DiptychModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a saved model: arguments as for any transformers model. Its trunks count as pretrained."""
         kwargs.setdefault("dtype", torch.float32)
+        kwargs.setdefault("key_mapping", {r"^alignment\.log_scale$": "alignment.logit_scale"})  # of formats 1 to 3
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.image_encoder.pretrained = model.text_encoder.pretrained = True
         return loaded
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save the model: arguments as for any transformers model. Weights have the names that they have in it."""
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(*args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Modules initialise themselves; only new heads may come here with no weights at all."""
@@ -273,6 +290,11 @@ def require_classes(model: DiptychModel) -> None:
             "this model has no classes: it was trained to align images and texts. Rank with it (diptych rank), "
             "or train from it with labels (diptych train DATA --model MODEL --out DIR)"
         )
+
+
+def _renamed(method: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    warnings.warn(f"{name} is {method.__name__} now; the old name goes with 0.5", FutureWarning, stacklevel=3)
+    return method
 
 
 def build_fusion(config: DiptychConfig) -> Fusion:

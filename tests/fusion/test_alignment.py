@@ -76,11 +76,11 @@ def test_rows_without_ids_are_taken_to_differ(given_ids):
 def test_gradients():
     torch.manual_seed(0)
     image, text = (embeds.requires_grad_() for embeds in embeddings(5, dtype=torch.float64))
-    log_scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    logit_scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     present = torch.tensor([True, True, False, True, True])
     ids = torch.tensor([1, 2, 3, 1, 4])
     assert torch.autograd.gradcheck(
-        lambda i, t, s: contrastive_loss(i, t, s.exp(), present=present, image_ids=ids), (image, text, log_scale)
+        lambda i, t, s: contrastive_loss(i, t, s.exp(), present=present, image_ids=ids), (image, text, logit_scale)
     )
 
 
@@ -226,12 +226,12 @@ def test_scale_is_at_most_100_and_has_a_gradient_there(start, training):
     torch.manual_seed(0)
     alignment = Alignment(DIM).train(training)
     with torch.no_grad():
-        alignment.log_scale.fill_(start)
+        alignment.logit_scale.fill_(start)
     image, text, _, _ = batch()
     alignment(image, text).backward()
     assert 99.9 < alignment.scale.item() <= 100
-    assert alignment.log_scale.grad.item() > 0  # random pairs: less sure would be better
-    assert alignment.log_scale.item() == pytest.approx(math.log(100) if training else start, abs=1e-3)
+    assert alignment.logit_scale.grad.item() > 0  # random pairs: less sure would be better
+    assert alignment.logit_scale.item() == pytest.approx(math.log(100) if training else start, abs=1e-3)
 
 
 def test_scale_comes_back_from_its_end_as_fast_as_it_got_there():
@@ -240,8 +240,8 @@ def test_scale_comes_back_from_its_end_as_fast_as_it_got_there():
     alignment = Alignment(DIM)
     alignment.text.load_state_dict(alignment.image.state_dict())
     with torch.no_grad():
-        alignment.log_scale.fill_(math.log(90))
-    optimizer = torch.optim.Adam([alignment.log_scale], lr=0.1)
+        alignment.logit_scale.fill_(math.log(90))
+    optimizer = torch.optim.Adam([alignment.logit_scale], lr=0.1)
     image = random_tokens([1] * 4, 1, DIM)
     image = replace(image, states=torch.randn(DIM) + 0.1 * image.states)  # so close that no scale is enough
     turned = replace(image, states=image.states.roll(1, dims=0))
@@ -251,7 +251,7 @@ def test_scale_comes_back_from_its_end_as_fast_as_it_got_there():
             optimizer.zero_grad()
             alignment(image, text).backward()
             optimizer.step()
-            highest.append(alignment.log_scale.item())
+            highest.append(alignment.logit_scale.item())
     assert math.log(100) - 0.1 < max(highest) < math.log(100) + 0.3  # a few steps beyond, as far as Adam throws
     assert alignment.scale.item() < 50
 
@@ -261,7 +261,7 @@ def test_two_batches_may_go_forward_before_one_goes_backward():
     alignment = Alignment(DIM)
     loss = sum(alignment(*batch()[:2]) for _ in range(2))
     loss.backward()
-    assert alignment.log_scale.grad.item() != 0
+    assert alignment.logit_scale.grad.item() != 0
 
 
 def test_computed_in_float32_under_autocast_and_from_half_types():

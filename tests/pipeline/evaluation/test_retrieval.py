@@ -77,8 +77,8 @@ def test_the_score_is_the_cosine_of_the_embeddings(aligned):
     batch = classifier.processor([image], [text])
     with torch.inference_mode():
         model = classifier.model
-        of_image = model.embed_images(batch["pixel_values"])[0]
-        of_text = model.embed_texts(batch["input_ids"], batch["attention_mask"])[0]
+        of_image = model.get_image_features(batch["pixel_values"])[0]
+        of_text = model.get_text_features(batch["input_ids"], batch["attention_mask"])[0]
     assert of_image.norm().item() == pytest.approx(1)
     (found,) = classifier.rank(image=image, texts=[text])
     assert found["score"] == pytest.approx(float(of_image @ of_text), abs=1e-5)

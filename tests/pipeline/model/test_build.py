@@ -114,7 +114,7 @@ def test_a_model_saved_by_an_earlier_format_loads_and_says_the_same(version):
     assert model.config.labels == expected["labels"]
     if version == 3:
         torch.testing.assert_close(output.modality_weights, torch.tensor(expected["modality_weights"]))
-        embedding = model.embed_images(batch["pixel_values"][:1])[0]
+        embedding = model.get_image_features(batch["pixel_values"][:1])[0]
         torch.testing.assert_close(embedding, torch.tensor(expected["embedding"]), atol=1e-4, rtol=0)
         assert model.alignment.scale.item() == pytest.approx(expected["logit_scale"])
         assert model.config.thresholds == [0.4, 0.5, 0.6]

@@ -62,7 +62,7 @@ def test_every_fusion_gives_equal_logits_after_saving(text_folder, tmp_path, opt
     else:
         assert asked.modality_weights is again.modality_weights is None
     pixels = batch["pixel_values"]
-    torch.testing.assert_close(model.embed_images(pixels), loaded.embed_images(pixels), atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.get_image_features(pixels), loaded.get_image_features(pixels), atol=1e-6, rtol=0)
 
 
 def features_of(**options: Any) -> torch.Tensor:
@@ -218,7 +218,10 @@ def test_alignment_is_set_and_removed(tiny, tmp_path):
     model.set_alignment(0.5)
     assert model.config.alignment_weight == 0.5
     first = model.alignment
-    assert model.embed_images(batch["pixel_values"]).shape == (2, 16)
+    features = model.get_image_features(batch["pixel_values"])
+    assert features.shape == (2, 16)
+    with pytest.warns(FutureWarning, match="embed_images is get_image_features now"):
+        assert torch.equal(model.embed_images(batch["pixel_values"]), features)
     model.set_alignment(0.25)
     assert model.alignment is first  # what it learned stays
     check_partition(model, model.parts())
@@ -234,9 +237,9 @@ def test_without_alignment_a_model_cannot_embed_and_says_what_to_do(tiny):
     batch = batch_of(processor)
     message = "this model cannot rank: it was trained without alignment; train one with --objective align"
     with pytest.raises(ValueError, match=message):
-        model.embed_images(batch["pixel_values"])
+        model.get_image_features(batch["pixel_values"])
     with pytest.raises(ValueError, match=message):
-        model.embed_texts(batch["input_ids"], batch["attention_mask"])
+        model.get_text_features(batch["input_ids"], batch["attention_mask"])
 
 
 def test_a_model_without_classes_gives_no_logits_and_learns_from_alignment_alone(text_folder, tmp_path):
@@ -254,7 +257,7 @@ def test_a_model_without_classes_gives_no_logits_and_learns_from_alignment_alone
     loaded = DiptychModel.from_pretrained(tmp_path)
     assert loaded.config.labels == []
     words = batch["input_ids"], batch["attention_mask"]
-    torch.testing.assert_close(loaded.embed_texts(*words), model.embed_texts(*words), atol=1e-6, rtol=0)
+    torch.testing.assert_close(loaded.get_text_features(*words), model.get_text_features(*words), atol=1e-6, rtol=0)
 
 
 def test_the_parts_hold_every_parameter_once_and_in_order(tiny):

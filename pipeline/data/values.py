@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+DEEPEST = 100
+"""Lists and objects inside one another: what is nested deeper ends whatever walks through it."""
+
 
 def is_nothing(value: Any) -> bool:
     """True of what stands for a gap in a table: None, NaN, and pandas' own NA and NaT, without importing pandas."""
@@ -41,8 +44,16 @@ def _plain(value: Any) -> Any:
     return _valid(str(value))
 
 
-def _valid(value: Any) -> Any:
-    """What a file takes, wherever it is: a `?` for what is no Unicode in a text, hex digits of an endless number."""
+def _valid(value: Any, depth: int = 0) -> Any:
+    """What a file takes, wherever it is: a `?` for what is no Unicode in a text, hex digits of an endless number.
+
+    What is nested deeper than `DEEPEST` is written as text.
+    """
+    if depth > DEEPEST and isinstance(value, (Mapping, list, tuple)):
+        try:
+            value = str(value)
+        except RecursionError:
+            return f"(nested over {DEEPEST} deep)"
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, int) and value.bit_length() > 4096:  # Python refuses to write it out in decimal
@@ -50,8 +61,8 @@ def _valid(value: Any) -> Any:
     if not isinstance(value, float) and is_nothing(value):
         return None
     if isinstance(value, Mapping):
-        return {_valid(key): _valid(item) for key, item in value.items()}
-    return [_valid(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {_valid(key): _valid(item, depth + 1) for key, item in value.items()}
+    return [_valid(item, depth + 1) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _cell(value: Any) -> Any:

@@ -57,12 +57,14 @@ class RowWriter:
         self._csv: Any = None
         self._parquet: Any = None
         self._file: IO[Any]
-        if str(out) == "-":
-            self._file = sys.stdout
+        self._stdout = str(out) == "-"
+        if self._stdout:
+            sys.stdout.flush()
+            self._file = getattr(sys.stdout, "buffer", sys.stdout)  # JSON is UTF-8, whatever the terminal's encoding
             return
         try:
-            binary = self.format == ".parquet"
-            self._file = self.path.open("wb") if binary else self.path.open("w", encoding="utf-8", newline="")
+            text = self.format == ".csv"
+            self._file = self.path.open("w", encoding="utf-8", newline="") if text else self.path.open("wb")
         except OSError as error:
             raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from error
 
@@ -70,7 +72,7 @@ class RowWriter:
         """Take one row; rows are written when a chunk is full."""
         self.rows.append({_valid(name): _valid(value) for name, value in row.items()})
         self._text += sum(len(value) for value in row.values() if isinstance(value, str))
-        if len(self.rows) >= (1 if self._file is sys.stdout else _CHUNK) or self._text >= _CHUNK_TEXT:
+        if len(self.rows) >= (1 if self._stdout else _CHUNK) or self._text >= _CHUNK_TEXT:
             self.flush()
 
     def flush(self) -> None:
@@ -83,7 +85,8 @@ class RowWriter:
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self.format == ".jsonl":
-            self._file.writelines(to_json(row) + "\n" for row in rows)
+            lines = "".join(f"{to_json(row)}\n" for row in rows)
+            self._file.write(lines if self._file is sys.stdout else lines.encode())
         elif self.format == ".csv":
             if self._csv is None:
                 self._csv = csv.DictWriter(self._file, self.columns or _names(rows), extrasaction="ignore")
@@ -100,7 +103,7 @@ class RowWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._named(), contextlib.ExitStack() as closing:
-            if self._file is not sys.stdout:
+            if not self._stdout:
                 closing.callback(self._file.close)
             if self.format == ".parquet":
                 closing.callback(self._close_parquet)

@@ -30,15 +30,22 @@ class Prediction(TypedDict):
 def output_row(row: Any, prediction: Prediction) -> dict[str, Any]:
     """A row's own columns, then its prediction's. Image bytes are dropped, their path stays.
 
-    A column whose name the prediction needs becomes `input_<name>`; what is no row has no columns.
+    A column whose name the prediction needs becomes `input_<name>`, with one more `input_` in front for each column
+    that has that name already: predictions can be classified again and again, and lose nothing. What is no row has no
+    columns.
     """
     merged: dict[str, Any] = {}
-    for name, value in row.items() if isinstance(row, Mapping) else ():
+    own = row if isinstance(row, Mapping) else {}
+    for name, value in own.items():
         if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
             value = value["path"]
-        elif isinstance(value, (bytes, bytearray)) or hasattr(value, "getbands"):
+        elif isinstance(value, (bytes, bytearray)) or hasattr(value, "getbands") or getattr(value, "ndim", 0) > 1:
             continue
-        merged[f"input_{name}" if name in Prediction.__annotations__ else name] = value
+        if name in Prediction.__annotations__:
+            name = f"input_{name}"
+            while name in own:
+                name = f"input_{name}"
+        merged[name] = value
     return {**merged, **prediction}
 
 

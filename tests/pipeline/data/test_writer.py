@@ -6,6 +6,8 @@ import csv
 import datetime
 import json
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -206,6 +208,35 @@ def test_a_dash_is_standard_output_row_by_row(capsys):
         writer.write(BAD)
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [BAD]
     assert not sys.stdout.closed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_standard_output_is_utf_8_whatever_the_terminal_is(encoding):
+    code = (
+        "from diptych.pipeline.data.writer import RowWriter\n"
+        "print('first', flush=True)\n"
+        "with RowWriter('-') as writer: writer.write({'text': 'naïve 東京 🙂 \\ud800'})\n"
+        "print('last')"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+    assert '\n{"text": "naïve 東京 🙂 ?"}\n'.encode() in done.stdout.replace("\n".encode("utf-16-le"), b"\n")
+    assert "last".encode(encoding.replace("16", "16-le")) in done.stdout
+
+
+@pytest.mark.parametrize("depth", [99, 150, 600, 900, 5000])
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_value_nested_ever_so_deep_spoils_no_row(depth, kind, path):
+    value = "core"
+    for _ in range(depth):
+        value = [value] if kind is list else {"a": value}
+    if path.suffix == ".parquet":
+        value = json.dumps(depth)  # a column has one type, which such a value would settle
+    found = read(write(path, [GOOD | {"extra": value}, GOOD | {"extra": None}]))
+    assert [row["label"] for row in found] == ["yes", "yes"]
+    assert found[0]["extra"]
+    if depth < 100 and path.suffix == ".jsonl":
+        assert found[0]["extra"] == value
 
 
 @pytest.mark.parametrize("name", ["out", "out.txt", "out.json", "out.xlsx"])

@@ -202,7 +202,7 @@ def read_text(value: Any) -> tuple[str | None, tuple[str, str] | None]:
             return None, ("text_unreadable", f"the number is no text: {error}")
     if not isinstance(value, str):
         return None, ("text_unreadable", f"a {type(value).__name__} is no text")
-    if all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in value):
+    if all(unicodedata.category(character) in ("Cc", "Cf", "Zs") for character in value.strip()):
         return None, ("text_missing", "the text is empty")
     try:
         value.encode("utf-8")

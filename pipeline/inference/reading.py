@@ -99,11 +99,14 @@ class Reader:
         rows = [self._read_text(number, row) for number, row in window]
         with_text = [row for row in rows if row.text is not None]
         limit = self.processor.max_length
-        found = self.processor.pieces([str(row.text) for row in with_text])
-        for row, (pieces, length) in zip(with_text, found, strict=True):
+        texts = [self.processor.beginning(str(row.text)) for row in with_text]
+        found = self.processor.pieces(texts)
+        for row, text, (pieces, length) in zip(with_text, texts, found, strict=True):
             row.pieces = pieces
-            if length > limit:
-                reason = f"the text has {length} word pieces, of which the first {limit} are read"
+            cut = len(text) < len(str(row.text))
+            if cut or length > limit:
+                count = f"{'at least ' if cut else ''}{length} word pieces"
+                reason = f"the text has {count}, of which the first {min(length, limit)} are read"
                 row.problems.append(("text_truncated", reason))
         if len(rows) > batch_size:
             rows.sort(key=lambda row: (len(row.pieces), row.pieces))  # repeated texts into one batch

@@ -11,6 +11,11 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from .config import DiptychConfig
 
+LONG_TEXT = 20_000
+"""Characters: of a longer text no more is tokenized than tells the word pieces that are read of it."""
+LONGEST_TEXT = 1_000_000
+"""Characters, after which nothing is read: to tokenize them takes seconds and 100 MB."""
+
 
 class DiptychProcessor(ProcessorMixin):
     """Image transforms and tokenizer of a model, saved in its folder.
@@ -54,10 +59,14 @@ class DiptychProcessor(ProcessorMixin):
             raise ValueError(f"there are {len(images)} images and {len(text)} texts; give as many of each")
         return BatchFeature({**self.image_processor(images), **self.tokenize(text)})
 
+    def beginning(self, text: str) -> str:
+        """As much of a text as has the word pieces that are read; all of it but for very long ones."""
+        return beginning(text, self.tokenizer, self.max_length)
+
     def tokenize(self, text: Sequence[str | None]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` (batch, words), padded to the longest, and `text_present` (batch,)."""
         words = self.tokenizer(
-            ["" if sentence is None else sentence for sentence in text],
+            ["" if sentence is None else self.beginning(sentence) for sentence in text],
             padding=True,
             truncation=True,
             max_length=self.max_length,
@@ -70,7 +79,8 @@ class DiptychProcessor(ProcessorMixin):
         """Word pieces of each text as `tokenize` gives them, cut but not padded."""
         if not text:
             return []
-        return list(self.tokenizer(list(text), truncation=True, max_length=self.max_length)["input_ids"])
+        texts = [self.beginning(sentence) for sentence in text]
+        return list(self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"])
 
     def pieces(self, text: Sequence[str]) -> list[tuple[list[int], int]]:
         """Ids of each text's word pieces, cut to `max_length`, and how many there were before."""
@@ -104,6 +114,22 @@ class DiptychProcessor(ProcessorMixin):
         if not text:
             return []
         return [len(ids) for ids in self.tokenizer(list(text), verbose=False)["input_ids"]]
+
+
+def beginning(text: str, tokenizer: Any, pieces: int) -> str:
+    """As much of a text as begins with the same word pieces as all of it, so many at least.
+
+    It ends where a word ends, if there are words, and has twice as many pieces as asked for: those at the cut are not
+    among them. Of what is longer than `LONGEST_TEXT` without them (blanks, or words that the tokenizer does not
+    know and that have no end) the rest is left out.
+    """
+    end = LONG_TEXT
+    while end < min(len(text), LONGEST_TEXT):
+        cut = next((place for place in range(end, end // 2, -1) if text[place].isspace()), end)
+        if len(tokenizer(text[:cut], verbose=False)["input_ids"]) >= 2 * pieces:
+            return text[:cut]
+        end *= 8
+    return text[:LONGEST_TEXT]
 
 
 AutoProcessor.register(DiptychConfig, DiptychProcessor)

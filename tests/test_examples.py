@@ -1,4 +1,4 @@
-"""The examples run, and the README speaks of commands and options that exist."""
+"""The examples run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import pytest
 import torch
 from datasets import DatasetDict
 from diptych import load_model
-from diptych.pipeline.cli.main import app
 from diptych.pipeline.model.folder import save_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,22 +103,3 @@ def test_the_pretrained_efficientnet_is_the_network_of_its_package(tmp_path):
         torch.testing.assert_close(logits, theirs(pixels), atol=1e-4, rtol=1e-5)
     names = [ours.config.id2label[index] for index in logits.argmax(1).tolist()]
     assert names[2].startswith("espresso"), names
-
-
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-COMMANDS = re.findall(r"diptych (\w+)([^\n|]*)", "".join(BLOCKS).replace("\\\n", " "))
-
-
-@pytest.mark.parametrize(("command", "rest"), COMMANDS)
-def test_the_commands_and_options_of_the_readme_exist(command, rest):
-    help_text = CliRunner().invoke(app, [command, "--help"]).output
-    assert "Usage" in help_text
-    assert not [option for option in re.findall(r"--[a-z-]+", rest) if option not in help_text]
-
-
-def test_the_readme_has_its_commands_and_no_gaps():
-    readme = (ROOT / "README.md").read_text()
-    assert {"demo", "classify", "train", "evaluate"} <= {command for command, _ in COMMANDS}
-    assert "@@" not in readme
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", readme):
-        assert (ROOT / picture).is_file()

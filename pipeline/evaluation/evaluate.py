@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..data.columns import find_columns
 from ..data.labels import label_ids, multi_label_targets
 from ..data.splits import pick_split
 from ..data.tables import load_tables
 from ..loading.dataset import PairDataset
-from ..loading.loader import Batches, Collate
+from ..loading.loader import batches_once
 from ..loading.plan import gather_parts
 from ..model.config import DEFAULT_THRESHOLD, DiptychConfig
 from ..model.folder import load_model
 from ..model.model import require_classes
 from ..model.scores import scores
+from ..runtime.console import SILENT, Console
 from .metrics import best_thresholds, classification_metrics, multi_label_metrics
 
 
@@ -64,8 +64,9 @@ def evaluate(
     labels = read_labels(table, str(columns.label), classifier.config.labels)
     accelerator = Accelerator()
     dataset = PairDataset(table, columns, labels, processor)
-    batches = Batches.once(dataset, Collate(processor), accelerator, batch_size=batch_size)
-    measured = measure(classifier.to(accelerator.device), batches, accelerator, quiet=quiet, each_half=True)
+    batches = batches_once(dataset, accelerator, batch_size=batch_size)
+    console = Console(bars=not quiet)
+    measured = measure(classifier.to(accelerator.device), batches, accelerator, console, each_half=True)
     return {"rows": len(dataset), "columns": str(columns), **measured}
 
 
@@ -74,8 +75,8 @@ def measure(
     model: Any,
     batches: Iterable[dict[str, Any]],
     accelerator: Accelerator,
+    console: Console = SILENT,
     *,
-    quiet: bool = True,
     each_half: bool = False,
     choose_thresholds: bool = False,
 ) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def measure(
         model: Prepared by `accelerator`.
         batches: This process's.
         accelerator: Of the run.
-        quiet: Show no progress bar.
+        console: Shows how far it has come.
         each_half: Whether to measure each half alone as well, the other taken away from every row.
         choose_thresholds: Whether to choose a multi-label model's thresholds on these rows, in place of its own.
 
@@ -106,7 +107,7 @@ def measure(
     names = ("both", "text_only", "image_only") if each_half else ("both",)
     parts: list[dict[str, Tensor]] = []
     numbers: list[int] = []
-    for batch in tqdm(batches, desc="evaluate", unit="batch", disable=True if quiet else None, leave=False):
+    for batch in console.progress(batches, desc="evaluate", unit="batch"):
         with accelerator.autocast():
             image, text = plain.encode(batch)
             no_image, no_text = (replace(half, present=torch.zeros_like(half.present)) for half in (image, text))

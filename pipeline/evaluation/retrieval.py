@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..data.columns import find_columns
 from ..data.labels import label_ids, label_names
 from ..data.splits import pick_split
 from ..data.tables import load_tables
 from ..loading.dataset import PairDataset
-from ..loading.loader import Batches, Collate
+from ..loading.loader import batches_once
 from ..loading.plan import gather_parts
 from ..model.embed import embed_texts
 from ..model.folder import load_model
+from ..runtime.console import SILENT, Console
 from .retrieval_metrics import chance_recall_at, recall_at, zero_shot_accuracy
 
 KS = (1, 5, 10)
@@ -62,8 +62,8 @@ def rank_table(
     labels = label_ids(table, columns.label, names) if columns.label else None
     accelerator = Accelerator()
     dataset = PairDataset(table, columns, labels, processor, ids=True)
-    batches = Batches.once(dataset, Collate(processor), accelerator, batch_size=batch_size)
-    found = _embed(network.to(accelerator.device), batches, accelerator, quiet=quiet)
+    batches = batches_once(dataset, accelerator, batch_size=batch_size)
+    found = _embed(network.to(accelerator.device), batches, accelerator, Console(bars=not quiet))
     figures = {"rows": len(dataset), "columns": str(columns), **_recalls(found)}
     if names:
         aligned = accelerator.unwrap_model(network)
@@ -76,25 +76,25 @@ def rank_table(
 
 
 def measure_ranking(
-    model: Any, batches: Iterable[dict[str, Any]], accelerator: Accelerator, *, quiet: bool = True
+    model: Any, batches: Iterable[dict[str, Any]], accelerator: Accelerator, console: Console = SILENT
 ) -> dict[str, Any]:
     """Recall at 1, 5 and 10 in both directions over all rows of `batches`, beside chance."""
     was_training = model.training
     model.eval()
-    found = _embed(model, batches, accelerator, quiet=quiet)
+    found = _embed(model, batches, accelerator, console)
     model.train(was_training)
     return _recalls(found)
 
 
 @torch.inference_mode()
 def _embed(
-    model: Any, batches: Iterable[dict[str, Any]], accelerator: Accelerator, *, quiet: bool
+    model: Any, batches: Iterable[dict[str, Any]], accelerator: Accelerator, console: Console
 ) -> dict[str, Tensor]:
     """Both halves' embeddings, ids and presence of all rows, each once however many processes share them."""
     aligned = accelerator.unwrap_model(model)
     parts: list[dict[str, Tensor]] = []
     rows: list[int] = []
-    for batch in tqdm(batches, desc="embed", unit="batch", disable=True if quiet else None, leave=False):
+    for batch in console.progress(batches, desc="embed", unit="batch"):
         image, text = aligned.encode(batch)
         found = {
             "images": aligned.require_alignment().embed_image(image).float(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from ..data.image_source import BadImage
 from ..data.images import image_content, image_errors, read_image
@@ -22,6 +22,7 @@ from ..data.rows import Columns, UnreadableRow, read_text
 from ..model.image_processor import DiptychImageProcessor
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
+from ..runtime.console import SILENT, Console
 from ..runtime.files import megabytes
 from .folder import require_room
 from .store import DoesNotFit, FeatureStore, Places, item_id, trunk_key
@@ -107,8 +108,7 @@ def encode_images(
     folder: Path,
     *,
     workers: int = 0,
-    say: Callable[[str], None] = lambda _: None,
-    quiet: bool = True,
+    console: Console = SILENT,
 ) -> list[HalfFeatures] | None:
     """Features of the images of all these rows, each image encoded once, by one of all processes.
 
@@ -118,8 +118,7 @@ def encode_images(
         wanted: Rows of one table or several.
         folder: Of the cache.
         workers: Processes that decode, beside each that encodes.
-        say: What to do with each line that tells the user how it goes.
-        quiet: Show no progress bar.
+        console: Shows how it goes.
 
     Returns:
         Features of each of `wanted`; None if half precision cannot hold them, which is then said.
@@ -130,12 +129,12 @@ def encode_images(
     """
     encoder, images = model.image_encoder, processor.image_processor
     transforms = {name: value for name, value in vars(images).items() if not name.startswith("_")}
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(encoder):
         blank = torch.zeros(1, 3, images.height, images.width, device=model.device)
         rows, columns = encoder.encode(blank).shape[2:]
     key = trunk_key(encoder.trunk, **encoder.facts, transforms=transforms)
     about = {"encoder": encoder.name, "grid": f"{rows} x {columns}", "transforms": transforms}
-    store = FeatureStore(folder, key, width=encoder.width, about=about, say=say)
+    store = FeatureStore(folder, key, width=encoder.width, about=about, say=console.print)
 
     def encode(share: list[_Found]) -> Iterator[tuple[bytes, Tensor | Problem]]:
         pictures = _Pictures([(wanted[one.part], one.row) for one in share], images)
@@ -150,7 +149,7 @@ def encode_images(
                 yield from zip((item for item, _ in whole), states, strict=True)
 
     found = _of_all_processes(wanted, lambda part, rows_: _image_items(part, rows_, wanted[part], rows * columns))
-    bad = _complete(store, found, encode, "image", say, quiet)
+    bad = _complete(store, found, encode, encoder, "image", console)
     if bad is None:
         return None
     return [_half(store, part, found, bad, len(of.table), (rows, columns)) for part, of in enumerate(wanted)]
@@ -162,8 +161,7 @@ def encode_texts(
     wanted: Sequence[RowsToEncode],
     folder: Path,
     *,
-    say: Callable[[str], None] = lambda _: None,
-    quiet: bool = True,
+    console: Console = SILENT,
 ) -> list[HalfFeatures] | None:
     """Features of the texts of all these rows; args, returns and raises as for `encode_images`.
 
@@ -175,7 +173,7 @@ def encode_texts(
     if encoder.pool:
         about["encoder"] += ", mean over the words"
     key = trunk_key(encoder.trunk, text=facts, pool=encoder.pool)
-    store = FeatureStore(folder, key, width=encoder.width, about=about, say=say)
+    store = FeatureStore(folder, key, width=encoder.width, about=about, say=console.print)
     pad = processor.tokenizer.pad_token_id or 0
 
     def encode(share: list[_Found]) -> Iterator[tuple[bytes, Tensor | Problem]]:
@@ -193,10 +191,22 @@ def encode_texts(
             yield from ((one.item, own[: one.tokens]) for one, own in zip(here, states, strict=True))
 
     found = _of_all_processes(wanted, lambda part, rows: _text_items(part, rows, wanted[part], processor, encoder.pool))
-    bad = _complete(store, found, encode, "text", say, quiet)
+    bad = _complete(store, found, encode, encoder, "text", console)
     if bad is None:
         return None
     return [_half(store, part, found, bad, len(of.table)) for part, of in enumerate(wanted)]
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Have a module compute as in evaluation, whatever mode its parts are in: no dropout, and no statistic moves."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _of_all_processes(
@@ -253,9 +263,9 @@ def _complete(
     store: FeatureStore,
     found: Sequence[_Found],
     encode: Callable[[list[_Found]], Iterator[tuple[bytes, Tensor | Problem]]],
+    encoder: nn.Module,
     what: str,
-    say: Callable[[str], None],
-    quiet: bool,
+    console: Console,
 ) -> dict[bytes, Problem] | None:
     """Bring into the store what it lacks of `found`, each process its share.
 
@@ -271,7 +281,7 @@ def _complete(
     new = [one for item, one in distinct.items() if item not in store]
     tokens, tokens_new = (sum(one.tokens for one in ones) for ones in (distinct.values(), new))
     size = 2 * store.width
-    say(
+    console.print(
         f"features of {len(found):,} {what}s: {len(distinct):,} different ones, {len(new):,} of them new; "
         f"{megabytes(tokens * size)} in {store.folder}"
     )
@@ -283,9 +293,9 @@ def _complete(
     # by its id, not its place in the list: another run may have written some that only one process has seen
     mine = [one for one in new if one.item[0] % state.num_processes == state.process_index]
     if mine:
-        bar = tqdm(total=len(mine), desc=f"{what} features", unit=what, leave=False, disable=True if quiet else None)
+        bar = console.progress(total=len(mine), desc=f"{what} features", unit=what)
         try:
-            with torch.inference_mode(), store.writer() as writer, bar:
+            with torch.inference_mode(), evaluating(encoder), store.writer() as writer, bar:
                 for item, features in encode(mine):
                     bar.update()
                     if isinstance(features, Tensor):
@@ -300,7 +310,7 @@ def _complete(
     if any(not cannot_hold for cannot_hold, _ in failures):
         raise OSError(next(reason for cannot_hold, reason in failures if not cannot_hold))
     if failures:
-        say(failures[0][1])
+        console.print(failures[0][1])
         return None
     store.refresh()
     return dict(gather_object(list(bad.items())))

@@ -34,7 +34,7 @@ from ..runtime.version import __version__
 
 CHUNK_BYTES = 64 << 20
 """A chunk is written when it has reached this size; a process that is killed loses no more."""
-ENCODING = 1
+ENCODING = 2
 """Part of every encoder's hash: to be raised when decoding, transforms or encoding come to give other numbers."""
 _LEFT_OVER = 24 * 3600
 """Seconds after which half a chunk is of a process that was killed."""

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.rows import Columns, Pair, all_reasons, read_pair, worst_status
 from ..model.processor import DiptychProcessor
 from ..runtime.seeds import content_id, draw_seed
 from .augmentation import Augmentation
+from .loader import Batches, Collate, Example, Shares
+from .plan import Plan
 
 if TYPE_CHECKING:
     from ..data.tables import Table
     from ..feature_cache.encode import HalfFeatures
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row, ready to be batched: pixel values (3, height, width) or None, text or None, class index or None.
-
-    A half whose features are known is None here; `Collate` gets them by the row's number.
-
-    Of a multi-label row the label is a tuple: for each class 1 if it is there, else 0.
-
-    `image_id` and `text_id` are hashes of the contents, None unless asked for.
-    """
-
-    row: int
-    pixel_values: Tensor | None
-    text: str | None
-    label: int | tuple[int, ...] | None
-    status: str
-    reason: str
-    image_id: int | None = None
-    text_id: int | None = None
 
 
 class PairDataset(Dataset[Example]):
@@ -54,13 +34,13 @@ class PairDataset(Dataset[Example]):
         rows: Which rows to take, in this order; all if not given.
         augmentation: For training.
         ids: Whether to hash images and texts, so that equal ones can be told.
-        seed: Of the augmentation. What is drawn follows from it, the epoch and the row, whichever process
-            reads the row and whatever it has read before; `Batches` gives the epoch.
+        seed: Of the order and the augmentation. What is drawn for a row follows from it, the epoch and the row,
+            whichever process reads the row and whatever it has read before.
         augment_from: Epoch from which pictures are changed.
 
     Attributes:
-        image_features: Where set, images are not read: these stand in for them.
-        text_features: Likewise of texts.
+        image_features: Stand in for the images, which are then not read; see `with_features`.
+        text_features: Stand in for the texts.
     """
 
     def __init__(
@@ -78,10 +58,35 @@ class PairDataset(Dataset[Example]):
     ) -> None:
         self.table, self.columns, self.labels, self.ids, self.seed = table, columns, labels, ids, seed
         self.rows = range(len(table.rows)) if rows is None else rows
-        self.image_processor = processor.image_processor
+        self.processor = processor
         self.augmentation, self.augment_from = augmentation, augment_from
         self.image_features: HalfFeatures | None = None
         self.text_features: HalfFeatures | None = None
+
+    def with_features(self, images: HalfFeatures | None, texts: HalfFeatures | None) -> PairDataset:
+        """The same rows, with features in place of their images, their texts, or both."""
+        other = copy.copy(self)
+        other.image_features, other.text_features = images, texts
+        return other
+
+    def batches(
+        self, plan: Plan, *, device: torch.device | str = "cpu", shuffle: bool = False, workers: int = 0
+    ) -> Batches:
+        """As of `PairSource`."""
+        collate = Collate(self.processor, self.image_features, self.text_features)
+        shares = Shares(plan, self.seed if shuffle else None)
+        if self.image_features is not None and self.text_features is not None:
+            workers = 0  # to read them takes less than to hand them over
+        return Batches(
+            plan,
+            self,
+            begin=shares.begin,
+            first=lambda: collate([self[0]]),
+            device=device,
+            workers=workers,
+            batch_sampler=shares,
+            collate_fn=collate,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,7 +97,7 @@ class PairDataset(Dataset[Example]):
         pair, image, text = self._read(row), self.image_features, self.text_features
         pixel_values = None
         if pair.image is not None:
-            pixel_values = self.image_processor.normalize(self._prepare(pair.image, epoch, row))
+            pixel_values = self.processor.image_processor.normalize(self._prepare(pair.image, epoch, row))
         problems = [*pair.problems, *(half.problems[row] for half in (image, text) if half and row in half.problems)]
         status, reason = "ok", ""
         if problems:
@@ -114,13 +119,13 @@ class PairDataset(Dataset[Example]):
         if no_image and no_text:
             return Pair(row, None, None)
         # ids are those of whole pictures, however they are stored
-        enough = None if self.ids else self.image_processor.needed_size
+        enough = None if self.ids else self.processor.image_processor.needed_size
         values, folder = self.table.rows[row], self.table.folder
         return read_pair(row, values, self.columns, folder, at_least=enough, image=not no_image, text=not no_text)
 
     def _prepare(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
         if self.augmentation is None or epoch < self.augment_from:
-            return self.image_processor.resize(image)
+            return self.processor.image_processor.resize(image)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the generator that all share
             torch.default_generator.manual_seed(draw_seed(self.seed, "augmentation", epoch, row))
             return self.augmentation(image)

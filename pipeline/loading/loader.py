@@ -1,24 +1,67 @@
-"""From tables to batches of tensors, with augmentation in training."""
+"""From examples to batches of tensors, of one process, epoch by epoch."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..model.processor import DiptychProcessor
 from ..runtime.seeds import draw_seed
-from .dataset import Example, PairDataset
 from .plan import Plan
 
 if TYPE_CHECKING:
-    pass
+    from ..feature_cache.encode import HalfFeatures
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, ready to be batched: pixel values (3, height, width) or None, text or None, class index or None.
+
+    A modality whose features are known is None here; `Collate` gets them by the row's number.
+
+    Of a multi-label row the label is a tuple: for each class 1 if it is there, else 0.
+
+    `image_id` and `text_id` are hashes of the contents, None unless asked for.
+    """
+
+    row: int
+    pixel_values: Tensor | None
+    text: str | None
+    label: int | tuple[int, ...] | None
+    status: str
+    reason: str
+    image_id: int | None = None
+    text_id: int | None = None
+
+
+class PairSource(Protocol):
+    """Rows that a run learns from or is measured by: a table's, or a stream's."""
+
+    def __len__(self) -> int:
+        """How many rows an epoch has."""
+
+    def fingerprint(self) -> str:
+        """What tells these rows from others."""
+
+    def batches(
+        self, plan: Plan, *, device: torch.device | str = "cpu", shuffle: bool = False, workers: int = 0
+    ) -> Batches:
+        """A process's batches of each epoch.
+
+        Args:
+            plan: Of these rows.
+            device: Where the tensors go.
+            shuffle: Whether the rows come in another order in each epoch, which follows from the seed alone.
+            workers: Processes that read and prepare rows; 0 reads in this one.
+        """
 
 
 class Collate:
@@ -26,13 +69,17 @@ class Collate:
 
     Args:
         processor: Of the model.
-        data: Where the examples come from, if it has features in place of a half.
+        image_features: Stand in for the images, if they are known.
+        text_features: Stand in for the texts, if they are known.
     """
 
-    def __init__(self, processor: DiptychProcessor, data: PairDataset | None = None) -> None:
-        self.processor = processor
-        self.image_features = None if data is None else data.image_features
-        self.text_features = None if data is None else data.text_features
+    def __init__(
+        self,
+        processor: DiptychProcessor,
+        image_features: HalfFeatures | None = None,
+        text_features: HalfFeatures | None = None,
+    ) -> None:
+        self.processor, self.image_features, self.text_features = processor, image_features, text_features
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """The model's tensors, `rows`, their numbers, and `problems`: (row, status, reason) of rows that are not `ok`.
@@ -65,47 +112,38 @@ class Batches:
     """A process's batches of each epoch, as its plan shares them out, on its device.
 
     Args:
-        data: The rows of all processes.
-        plan: Of these rows.
-        collate: From a list of examples to a batch.
+        plan: Of the rows.
+        dataset: Examples by number, or batches one after another.
+        begin: Called with an epoch and how many of its micro-batches are skipped, before the dataset is read.
+        first: A batch of one row.
         device: Where the tensors go.
-        seed: Of the order, which follows from it and the epoch alone; None leaves the rows as they are.
-        workers: Processes that read and prepare rows; 0 reads in this one, as it is where all features are known.
+        workers: Processes that read and prepare rows; 0 reads in this one.
+        **loading: Of torch's `DataLoader`, how batches are made.
     """
 
     def __init__(
         self,
-        data: PairDataset,
         plan: Plan,
-        collate: Collate,
+        dataset: Dataset[Any],
         *,
+        begin: Callable[[int, int], None],
+        first: Callable[[], dict[str, Any]],
         device: torch.device | str = "cpu",
-        seed: int | None = None,
         workers: int = 0,
+        **loading: Any,
     ) -> None:
-        self.data, self.plan, self.collate, self.device = data, plan, collate, torch.device(device)
-        self.shares = _Shares(plan, seed)
-        if data.image_features is not None and data.text_features is not None:
-            workers = 0  # to read them takes less than to hand them over
+        self.plan, self.begin, self.first, self.device = plan, begin, first, torch.device(device)
         self.loader: DataLoader[Any] = DataLoader(
-            data,
-            batch_sampler=self.shares,
-            collate_fn=collate,
+            dataset,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=leave_signals_to_the_main_process,
             pin_memory=self.device.type == "cuda",
+            **loading,
         )
 
-    @classmethod
-    def once(cls, data: PairDataset, collate: Collate, accelerator: Accelerator, *, batch_size: int) -> Batches:
-        """To go through the rows once, in their order, so many at a time on each device."""
-        process, processes = accelerator.process_index, accelerator.num_processes
-        plan = Plan(len(data), batch_size * processes, process=process, processes=processes)
-        return cls(data, plan, collate, device=accelerator.device)
-
     def __len__(self) -> int:
-        """Passes forward of an epoch."""
+        """Micro-batches of an epoch."""
         return len(self.plan)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -124,28 +162,36 @@ class Batches:
                 for name, value in batch.items()
             }
 
-    def begin(self, epoch: int, skip: int) -> None:
-        """Say where the next reading starts."""
-        self.shares.epoch, self.shares.skip = epoch, skip
 
-    def first(self) -> dict[str, Any]:
-        """A batch of one row."""
-        return self.collate([self.data[0]])
+class Shares(Sampler[list[tuple[int, int]]]):
+    """Of each micro-batch what one process has, as (epoch, index).
 
-
-class _Shares(Sampler[list[tuple[int, int]]]):
-    """Of each pass forward what one process has, as (epoch, index) for `PairDataset`."""
+    Args:
+        plan: Of the rows.
+        seed: Of their order; None leaves them as they are.
+    """
 
     def __init__(self, plan: Plan, seed: int | None) -> None:
         self.plan, self.seed, self.epoch, self.skip = plan, seed, 1, 0
+
+    def begin(self, epoch: int, skip: int) -> None:
+        """Choose the epoch, and how many of its micro-batches are skipped."""
+        self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rows = range(self.plan.rows) if self.seed is None else order(self.plan.rows, seed=self.seed, epoch=self.epoch)
-        for passed in islice(self.plan.passes(rows), self.skip, None):
-            yield [(self.epoch, index) for index in self.plan.own(passed)]
+        for micro_batch in islice(self.plan.micro_batches(rows), self.skip, None):
+            yield [(self.epoch, index) for index in self.plan.own(micro_batch)]
+
+
+def batches_once(data: PairSource, accelerator: Accelerator, *, batch_size: int) -> Batches:
+    """Batches that go through the rows once, in their order, so many at a time on each device."""
+    process, processes = accelerator.process_index, accelerator.num_processes
+    plan = Plan(len(data), batch_size * processes, process=process, processes=processes)
+    return data.batches(plan, device=accelerator.device)
 
 
 def order(rows: int, *, seed: int, epoch: int) -> list[int]:

@@ -19,14 +19,14 @@ T = TypeVar("T")
 class Plan:
     """One plan for all processes: a step is of the same rows however many share it.
 
-    The rows come in an order that all know. `batch_size` of them make an optimizer step, in `accumulate` passes
-    forward, one after another; of each pass every process has a stretch. The last step of an epoch may have fewer
-    rows, and a process then none; nothing is repeated to fill it.
+    The rows come in an order that all know. `batch_size` of them make an optimizer step, in `accumulate` micro-batches
+    one after another; of each every process has a stretch. The last step of an epoch may have fewer rows, and a
+    process then none; nothing is repeated to fill it.
 
     Attributes:
         rows: Of an epoch.
-        batch_size: Rows of a step, all processes and passes together.
-        accumulate: Passes forward of a step.
+        batch_size: Rows of a step, all processes and micro-batches together.
+        accumulate: Micro-batches of a step.
         process: Which of the processes this is, from 0.
         processes: How many there are.
 
@@ -45,12 +45,12 @@ class Plan:
         if self.batch_size % share:
             raise ValueError(
                 f"batch_size is {self.batch_size}; it must be a multiple of {share} "
-                f"({self.processes} processes x {self.accumulate} accumulated batches)"
+                f"({self.processes} processes x {self.accumulate} micro-batches)"
             )
 
     @property
-    def pass_size(self) -> int:
-        """Rows of a pass forward, all processes together."""
+    def micro_batch_size(self) -> int:
+        """Rows of a micro-batch, all processes together."""
         return self.batch_size // self.accumulate
 
     @property
@@ -59,29 +59,29 @@ class Plan:
         return -(-self.rows // self.batch_size)
 
     def __len__(self) -> int:
-        """Passes forward of an epoch."""
-        return -(-self.rows // self.pass_size)
+        """Micro-batches of an epoch."""
+        return -(-self.rows // self.micro_batch_size)
 
     def share(self, number: int) -> float:
-        """What part of its step's rows the pass `number` of an epoch has, from 0; of one step they sum to 1."""
+        """What part of its step's rows the micro-batch `number` of an epoch has, from 0; of one step they sum to 1."""
         step = number // self.accumulate * self.batch_size
-        rows = min(self.rows, (number + 1) * self.pass_size) - number * self.pass_size
+        rows = min(self.rows, (number + 1) * self.micro_batch_size) - number * self.micro_batch_size
         return rows / (min(self.rows, step + self.batch_size) - step)
 
     def ends_step(self, number: int) -> bool:
-        """Whether the pass `number` is the last of its step."""
+        """Whether the micro-batch `number` is the last of its step."""
         return (number + 1) % self.accumulate == 0 or number + 1 == len(self)
 
-    def passes(self, rows: Iterable[T]) -> Iterator[list[T]]:
-        """The rows of each pass, of all processes together."""
+    def micro_batches(self, rows: Iterable[T]) -> Iterator[list[T]]:
+        """The rows of each micro-batch, of all processes together."""
         left = iter(rows)
-        while passed := list(islice(left, self.pass_size)):
-            yield passed
+        while micro_batch := list(islice(left, self.micro_batch_size)):
+            yield micro_batch
 
-    def own(self, passed: list[T]) -> list[T]:
-        """Those rows of a pass that this process has."""
-        first, end = (len(passed) * process // self.processes for process in (self.process, self.process + 1))
-        return passed[first:end]
+    def own(self, micro_batch: list[T]) -> list[T]:
+        """Those rows of a micro-batch that this process has."""
+        first, end = (len(micro_batch) * process // self.processes for process in (self.process, self.process + 1))
+        return micro_batch[first:end]
 
 
 def gather_parts(parts: list[dict[str, Tensor]], rows: list[int], accelerator: Accelerator) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ..data.rows import Columns
 from ..data.tables import Table, every_row, readable
@@ -19,7 +19,7 @@ from ..model.processor import DiptychProcessor
 from ..runtime.seeds import draw_seed
 from .augmentation import Augmentation, speaks_of_sides
 from .dataset import PairDataset
-from .loader import Batches, Collate, leave_signals_to_the_main_process
+from .loader import Batches, Collate, Example
 from .plan import Plan
 
 T = TypeVar("T")
@@ -60,16 +60,16 @@ class RowCounts:
         return f"{self.rows} streamed rows ({self._hash.hexdigest()})"
 
 
-class PairStream(IterableDataset[dict[str, Any]]):
-    """Some rows of a stream, as the batches of one process; whoever reads, all rows pass by, and its own are decoded.
+class PairStream:
+    """Some rows of a stream as batches; whoever reads, all rows pass by, and its own are decoded.
 
     The order follows from the seed and the epoch alone: rows pass through a buffer, which gives one of those it holds
     for each that comes in. So a step is of the same rows however many processes and workers share it, and a run
-    that goes on begins where it stopped.
+    that is resumed begins where it stopped.
 
     Args:
         table: Its rows can be gone through again and again.
-        survey: Which of them to take, and how many there are.
+        counts: Which of them to take, and how many there are.
         columns: Which columns to read.
         target: The class index of a row, or the tuple of a multi-label one; None without labels.
         processor: Of the model.
@@ -77,35 +77,84 @@ class PairStream(IterableDataset[dict[str, Any]]):
         augment_from: Epoch from which pictures are changed.
         ids: Whether to hash images and texts.
         seed: Of the order and the augmentation.
-        buffer: Rows that it holds, undecoded; 0 leaves them in their order.
+        buffer: Rows that are held, undecoded, to shuffle them.
     """
 
     def __init__(
         self,
         table: Table,
-        survey: RowCounts,
-        *,
+        counts: RowCounts,
         columns: Columns,
         target: Callable[[Table, int, Any], Any] | None,
         processor: DiptychProcessor,
+        *,
         augmentation: Augmentation | None = None,
         augment_from: int = 1,
         ids: bool = False,
         seed: int = 0,
-        buffer: int = 0,
+        buffer: int = 1,
     ) -> None:
-        self.table, self.survey, self.columns, self.target = table, survey, columns, target
-        self.processor, self.augmentation, self.augment_from = processor, augmentation, augment_from
-        self.ids, self.seed, self.buffer = ids, seed, buffer
-        self.collate, self.plan = Collate(processor), Plan(survey.rows, 1)
-        self.place = torch.tensor([1, 0]).share_memory_()  # epoch and passes to skip: workers that stay look here
+        self.table, self.counts, self.columns, self.target = table, counts, columns, target
+        self.processor, self.seed, self.buffer = processor, seed, buffer
+        self.preparing: dict[str, Any] = {
+            "augmentation": augmentation,
+            "augment_from": augment_from,
+            "ids": ids,
+            "seed": seed,
+        }
 
     def __len__(self) -> int:
-        return self.survey.rows
+        return self.counts.rows
 
     def fingerprint(self) -> str:
         """What tells these rows from others."""
-        return self.survey.fingerprint()
+        return self.counts.fingerprint()
+
+    def batches(
+        self, plan: Plan, *, device: torch.device | str = "cpu", shuffle: bool = False, workers: int = 0
+    ) -> Batches:
+        """As of `PairSource`."""
+        share = _Share(self, plan, shuffle=shuffle)
+        return Batches(
+            plan, share, begin=share.begin, first=share.first, device=device, workers=workers, batch_size=None
+        )
+
+    def rows(self) -> Iterator[tuple[int, Any]]:
+        """Its rows and their numbers, undecoded, in the stream's order."""
+        rows = enumerate(readable(every_row(self.table.rows), self.table.name))
+        return ((number, row) for number, row in rows if self.counts.chosen(number))
+
+    def examples(self, rows: list[tuple[int, Any]], epoch: int) -> list[Example]:
+        """These rows, prepared for `epoch`."""
+        contents = dict(rows)
+        labels: Any = self.target and {row: self.target(self.table, row, content) for row, content in rows}
+        few = PairDataset(
+            replace(self.table, rows=contents),
+            self.columns,
+            labels,
+            self.processor,
+            rows=list(contents),
+            **self.preparing,
+        )
+        return [few[epoch, index] for index in range(len(few))]
+
+
+class _Share(IterableDataset[dict[str, Any]]):
+    """What one process has of a stream, as batches."""
+
+    def __init__(self, stream: PairStream, plan: Plan, *, shuffle: bool) -> None:
+        super().__init__()
+        self.stream, self.plan, self.shuffle = stream, plan, shuffle
+        self.collate = Collate(stream.processor)
+        self.place = torch.tensor([1, 0]).share_memory_()  # epoch and batches to skip: workers that stay look here
+
+    def begin(self, epoch: int, skip: int) -> None:
+        """Choose the epoch, and how many of its micro-batches are skipped."""
+        self.place.copy_(torch.tensor([epoch, skip]))
+
+    def first(self) -> dict[str, Any]:
+        """A batch of one row."""
+        return self.collate(self.stream.examples(list(islice(self.stream.rows(), 1)), 0))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
@@ -117,71 +166,17 @@ class PairStream(IterableDataset[dict[str, Any]]):
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         epoch, skip = self.place.tolist()
-        rows = self._chosen()
-        if self.buffer:
-            rows = shuffled(rows, seed=draw_seed(self.seed, "order", epoch), buffer=self.buffer)
+        rows = self.stream.rows()
+        if self.shuffle:
+            rows = shuffled(rows, seed=draw_seed(self.stream.seed, "order", epoch), buffer=self.stream.buffer)
         seen = 0
-        for index, passed in enumerate(self.plan.passes(rows)):
-            seen += len(passed)
+        for index, micro_batch in enumerate(self.plan.micro_batches(rows)):
+            seen += len(micro_batch)
             if index >= skip and (index - skip) % workers == number:
-                yield self.collate(self._examples(self.plan.own(passed), epoch))
-        if seen != len(self):
-            found = f"{self.table.name} had {len(self)} rows when the run began and has {seen} now"
-            raise ValueError(f"{found}: it was changed; begin anew")
-
-    def first(self) -> dict[str, Any]:
-        """A batch of one row."""
-        return self.collate(self._examples(list(islice(self._chosen(), 1)), 0))
-
-    def _chosen(self) -> Iterator[tuple[int, Any]]:
-        rows = enumerate(readable(every_row(self.table.rows), self.table.name))
-        return ((number, row) for number, row in rows if self.survey.chosen(number))
-
-    def _examples(self, rows: list[tuple[int, Any]], epoch: int) -> list[Any]:
-        contents = dict(rows)
-        labels = self.target and {row: self.target(self.table, row, content) for row, content in rows}
-        few = PairDataset(
-            replace(self.table, rows=contents),
-            self.columns,
-            labels,  # type: ignore[arg-type]
-            self.processor,
-            rows=list(contents),
-            augmentation=self.augmentation,
-            augment_from=self.augment_from,
-            ids=self.ids,
-            seed=self.seed,
-        )
-        return [few[epoch, index] for index in range(len(few))]
-
-
-class StreamBatches(Batches):
-    """A process's batches of each epoch of a stream.
-
-    Args: as of `Batches`; the stream has its own order.
-    """
-
-    def __init__(
-        self, data: PairStream, plan: Plan, collate: Collate, *, device: torch.device | str = "cpu", workers: int = 0
-    ) -> None:
-        self.data: Any = data
-        self.plan, self.collate, self.device = plan, collate, torch.device(device)
-        data.plan, data.collate = plan, collate
-        self.loader = DataLoader(
-            data,
-            batch_size=None,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=leave_signals_to_the_main_process,
-            pin_memory=self.device.type == "cuda",
-        )
-
-    def begin(self, epoch: int, skip: int) -> None:
-        """Say where the next reading starts."""
-        self.data.place.copy_(torch.tensor([epoch, skip]))
-
-    def first(self) -> dict[str, Any]:
-        """A batch of one row."""
-        return self.data.first()
+                yield self.collate(self.stream.examples(self.plan.own(micro_batch), epoch))
+        if seen != len(self.stream):
+            changed = f"{self.stream.table.name} had {len(self.stream)} rows when the run began and has {seen} now"
+            raise ValueError(f"{changed}: it was changed; begin anew")
 
 
 def shuffled(items: Iterable[T], *, seed: int, buffer: int) -> Iterator[T]:

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from ...fusion import check_pattern
+from ..runtime.choices import FUSIONS
 
 FORMAT_VERSION = 3
 """Version of the saved folder. A model of a later version is refused, an earlier one is read."""
@@ -16,8 +17,6 @@ MULTI_LABEL = "multi_label_classification"
 
 DEFAULT_THRESHOLD = 0.5
 """Score from which a multi-label class is there, where none was chosen."""
-
-FUSIONS = ("cross-modal", "self-attention", "bilinear", "concat", "mlp")
 
 
 class DiptychConfig(PreTrainedConfig):

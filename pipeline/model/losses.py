@@ -10,9 +10,6 @@ from torch.nn import functional as F
 
 from ...fusion.processes import mean_over_processes
 
-CLASS_WEIGHTS = ("none", "balanced")
-"""How classes can be weighed."""
-
 
 @dataclass(frozen=True)
 class ClassLoss:

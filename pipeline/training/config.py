@@ -1,108 +1,250 @@
-"""`TrainConfig`: how a training run goes."""
+"""How a run goes, what it builds and what it reads: every option of training with its default, help and range."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..model.losses import CLASS_WEIGHTS
-from .tracking import check_tracker
+from ..runtime.choices import (
+    CLASS_WEIGHTS,
+    FUSIONS,
+    IMAGE_WEIGHTS,
+    METRICS,
+    OBJECTIVES,
+    PATTERNS,
+    PRECISIONS,
+)
+from ..runtime.options import check_options, option, unknown_option
 
-PRECISIONS = ("no", "fp16", "bf16")
-OBJECTIVES = {"classify": "accuracy", "align": "image_to_text_recall_at_10"}
-"""What is trained for, and the figure by which the best epoch is chosen."""
-MULTI_LABEL_BEST = "mean_average_precision"
-"""That figure of a multi-label model: unlike F1 it needs no thresholds, which are chosen on the rows that it judges."""
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+RENAMED = {
+    "accumulate": "gradient_accumulation_steps",
+    "clip": "max_grad_norm",
+    "warmup": "warmup_ratio",
+}
+"""Names of 0.3, read with a warning until 0.5."""
+
+DATA, MODEL, TRAINING, RUN = "Data", "Model", "Training", "Run"
+"""Panels of the command's help."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is read of the data."""
+
+    image_column: str | None = option(None, "Column of the images, if not detected automatically.", panel=DATA)
+    text_column: str | None = option(None, "Column of the texts, if not detected automatically.", panel=DATA)
+    label_column: str | None = option(None, "Column of the labels, if not detected automatically.", panel=DATA)
+    stream: bool = option(False, "Read rows one after another, for data too large to be loaded.", panel=DATA)
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The chosen columns, as `find_columns` takes them."""
+        return {"image": self.image_column, "text": self.text_column, "label": self.label_column}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a new model is built from; None leaves a choice to `build_model` and `DiptychConfig`.
+
+    Attributes:
+        architecture: Further fields of `DiptychConfig`, by name.
+    """
+
+    image_encoder: str | None = option(
+        None, "Image encoder: a torchvision ResNet, or a run's folder.  [default: resnet50]", panel=MODEL
+    )
+    text_encoder: str | None = option(
+        None,
+        "BERT-family text encoder: a Hub id or a folder, or a run's folder.  [default: bert-base-uncased]",
+        panel=MODEL,
+    )
+    image_weights: str | None = option(
+        None,
+        "Start the image encoder from its published weights or from random ones.  [default: pretrained]",
+        panel=MODEL,
+        choices=IMAGE_WEIGHTS,
+    )
+    image_size: tuple[int, int] | None = option(
+        None,
+        "HEIGHTxWIDTH in pixels that the image encoder sees.  [default: what its weights were made for]",
+        panel=MODEL,
+    )
+    max_length: int | None = option(None, "Longest text, in word pieces.  [default: 128]", panel=MODEL, least=3)
+    region_grid: int | None = option(
+        None,
+        "Regions per side of an image at most; 0 is the image encoder's own grid.  [default: 4; concat, mlp: 1]",
+        panel=MODEL,
+        least=0,
+    )
+    fusion: str | None = option(
+        None, "How the modalities are fused.  [default: cross-modal]", panel=MODEL, choices=FUSIONS
+    )
+    pattern: str | None = option(
+        None,
+        "Which tokens see each other, with --fusion self-attention.  [default: dense]",
+        panel=MODEL,
+        choices=PATTERNS,
+    )
+    window: int | None = option(
+        None, "Tokens that a sliding window shows on each side.  [default: 128]", panel=MODEL, least=1
+    )
+    hidden_size: int | None = option(None, "Width of the tokens.  [default: 512]", panel=MODEL, least=1)
+    fusion_layers: int | None = option(
+        None, "Layers of cross-modal or self-attention fusion.  [default: 2]", panel=MODEL, least=1
+    )
+    fusion_heads: int | None = option(None, "Attention heads of the fusion.  [default: 8]", panel=MODEL, least=1)
+    fusion_hidden_size: int | None = option(
+        None, "Width of the fusion's feed-forward layers.  [default: 512; else 1024]", panel=MODEL, least=1
+    )
+    dropout: float | None = option(None, "Dropout of the fusion.  [default: 0.1]", panel=MODEL, least=0, below=1)
+    modality_dropout: float | None = option(
+        None, "Chance that a training row loses one modality.  [default: 0.3]", panel=MODEL, least=0, below=1
+    )
+    modality_gate: bool | None = option(
+        None, "Learn weights of the modalities.  [default: yes, except for concat]", panel=MODEL
+    )
+    architecture: dict[str, Any] | None = option(None, "Further fields of the model's configuration.", panel="")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def given(self) -> dict[str, Any]:
+        """Arguments of `build_model`: what was chosen."""
+        flat = {**asdict(self), **(self.architecture or {})}
+        del flat["architecture"]
+        return {name: value for name, value in flat.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a run goes; saved in its folder. The architecture is saved with the model instead.
+    """How a run goes; saved in its folder. The architecture is saved with the model instead."""
 
-    Attributes:
-        objective: `classify` by labels, or `align` each image with its text, without any.
-        epochs: Passes over the training rows.
-        batch_size: Rows per optimizer step, over all devices and accumulated batches together.
-        accumulate: Forward passes per optimizer step, for batches that don't fit in memory.
-        learning_rate: Peak, of all that starts from random weights.
-        encoder_learning_rate: Peak, of pretrained trunks.
-        weight_decay: Of matrices; biases and norms have none.
-        warmup: Share of the steps in which the learning rate rises; it then falls as a cosine.
-        clip: Largest norm of the gradient.
-        unfreeze_image: Parts of a pretrained image trunk that train, counted from the top; None
-            for all.
-        unfreeze_text: Likewise of the text trunk.
-        unfreeze_at: Epoch from which these parts train; pretrained trunks stand still before it.
-        layer_decay: What each part of a pretrained trunk learns at, as a share of the rate of the part above.
-        class_weights: `balanced` lets every class count the same in the loss, `none` every row.
-        focal_gamma: How much less rows count in the loss that are told well already; 0 switches it off.
-        label_smoothing: Share of each target that is spread over all classes.
-        patience: Stop after so many epochs without a better one, not counting those before `unfreeze_at`.
-        tracker: Whom to tell the figures of every epoch, such as `tensorboard`; any that Accelerate knows.
-        flip: Mirror training pictures. None does where the image trunk trains, unless the texts speak of left or
-            right; where it is frozen, pictures that stay as they are need to be encoded only once.
-        crop: Cut training pictures at random; None where the image trunk trains.
-        colour: Change brightness, contrast and saturation of training pictures; None likewise.
-        cache: Keep what frozen trunks give on disk, and read it instead of encoding again.
-        precision: `no` (32 bits), `bf16` or `fp16`.
-        seed: Of weights, order, augmentation and dropout.
-        validation_share: Of the training rows, held out where the data has no validation split.
-        shuffle_buffer: Rows that a stream holds to change their order.
-        workers: Processes per device that read and prepare rows; 0 reads in the training process.
-        checkpoint_steps: Optimizer steps from one checkpoint to the next; 0 counts none.
-        checkpoint_minutes: Minutes from one to the next; 0 never looks at the clock.
-        keep: How many checkpoints stay, the newest.
-        skip_nonfinite: Leave out, and count, steps whose loss or gradient is not finite; else one ends the run.
-    """
-
-    objective: str = "classify"
-    epochs: int = 5
-    batch_size: int = 64
-    accumulate: int = 1
-    learning_rate: float = 5e-4
-    encoder_learning_rate: float = 5e-5
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip: float = 1.0
-    unfreeze_image: int | None = 0
-    unfreeze_text: int | None = 0
-    unfreeze_at: int = 1
-    layer_decay: float = 1.0
-    class_weights: str = "none"
-    focal_gamma: float = 0.0
-    label_smoothing: float = 0.0
-    patience: int | None = None
-    tracker: str | None = None
-    flip: bool | None = None
-    crop: bool | None = None
-    colour: bool | None = None
-    cache: bool = True
-    precision: str = "no"
-    seed: int = 0
-    validation_share: float = 0.1
-    shuffle_buffer: int = 1000
-    workers: int = 0
-    checkpoint_steps: int = 0
-    checkpoint_minutes: float = 15.0
-    keep: int = 2
-    skip_nonfinite: bool = False
+    objective: str = option(
+        "classify",
+        "Classify by labels, or align images with their texts, which needs no labels.",
+        panel=TRAINING,
+        choices=OBJECTIVES,
+    )
+    epochs: int = option(5, "Passes over the training rows.", panel=TRAINING, least=1)
+    batch_size: int = option(64, "Rows per optimizer step, over all devices and micro-batches.", panel=TRAINING, least=1)
+    gradient_accumulation_steps: int = option(
+        1, "Micro-batches per optimizer step, for batches that do not fit in memory.", panel=TRAINING, least=1
+    )
+    learning_rate: float = option(5e-4, "Peak learning rate of randomly initialised parts.", panel=TRAINING, above=0)
+    encoder_learning_rate: float = option(5e-5, "Peak learning rate of pretrained encoders.", panel=TRAINING, above=0)
+    weight_decay: float = option(
+        0.01, "Weight decay of matrices; biases and norms have none.", panel=TRAINING, least=0
+    )
+    warmup_ratio: float = option(
+        0.1,
+        "Share of the steps in which the learning rate rises; it then falls as a cosine.",
+        panel=TRAINING,
+        least=0,
+        below=1,
+    )
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", panel=TRAINING, above=0)
+    unfreeze_image: int | None = option(
+        0,
+        "Parts of a pretrained image encoder that train, counted from the top: a number or all.",
+        panel=TRAINING,
+        none="all",
+    )
+    unfreeze_text: int | None = option(
+        0,
+        "Parts of a pretrained text encoder that train, counted from the top: a number or all.",
+        panel=TRAINING,
+        none="all",
+    )
+    unfreeze_at: int = option(
+        1, "Epoch from which these parts train; they are frozen before it.", panel=TRAINING, least=1
+    )
+    layer_decay: float = option(
+        1.0,
+        "Learning rate of each part of a pretrained encoder, as a share of that of the part above.",
+        panel=TRAINING,
+        above=0,
+        most=1,
+    )
+    alignment_weight: float | None = option(
+        None,
+        "Weight of the contrastive loss beside that of the classes.  [default: 0, or what --model has]",
+        panel=TRAINING,
+        least=0,
+    )
+    class_weights: str = option(
+        "none", "Let every row count the same in the loss, or every class.", panel=TRAINING, choices=CLASS_WEIGHTS
+    )
+    focal_gamma: float = option(
+        0.0, "Focal loss gamma: down-weights well-classified rows; 0 is off, 2 usual.", panel=TRAINING, least=0
+    )
+    label_smoothing: float = option(
+        0.0, "Share of each target that is spread over all classes.", panel=TRAINING, least=0, below=1
+    )
+    select: str | None = option(
+        None,
+        "Metric on the validation rows that chooses the best epoch.  [default: accuracy; of rare classes macro_f1 or "
+        "loss, and a line says why]",
+        panel=TRAINING,
+        choices=METRICS,
+    )
+    patience: int | None = option(
+        None,
+        "Stop after so many epochs without a better one, not counting those before --unfreeze-at.",
+        panel=TRAINING,
+        least=1,
+    )
+    flip: bool | None = option(
+        None,
+        "Mirror training images.  [default: where the image encoder trains and no text speaks of left or right]",
+        panel=TRAINING,
+    )
+    crop: bool | None = option(
+        None, "Crop training images at random.  [default: where the image encoder trains]", panel=TRAINING
+    )
+    colour: bool | None = option(
+        None,
+        "Change brightness, contrast and saturation of training images.  [default: where the image encoder trains]",
+        panel=TRAINING,
+    )
+    validation_share: float = option(
+        0.1, "Share of the training rows held out, if the data has no validation split.", panel=DATA, least=0, below=1
+    )
+    shuffle_buffer: int = option(1000, "With --stream: rows held in memory to shuffle them.", panel=DATA, least=1)
+    cache: bool = option(True, "Keep the features of frozen encoders on disk, to compute them only once.", panel=RUN)
+    cache_dir: str | None = option(
+        None, "Where features are kept.  [default: $DIPTYCH_CACHE, or ~/.cache/diptych]", panel=RUN
+    )
+    precision: str | None = option(
+        None,
+        "Number format; no is 32 bits.  [default: what accelerate launch was told, else no]",
+        panel=RUN,
+        choices=PRECISIONS,
+    )
+    seed: int = option(0, "Seed of weights, order, augmentation and dropout.", panel=RUN)
+    workers: int = option(
+        0, "Processes per device that read and prepare rows; 0 uses the training process.", panel=RUN, least=0
+    )
+    tracker: str | None = option(
+        None, "Log metrics to tensorboard, or to another tracker that Accelerate knows.", panel=RUN
+    )
+    checkpoint_steps: int = option(0, "Optimizer steps between checkpoints; 0 counts none.", panel=RUN, least=0)
+    checkpoint_minutes: float = option(
+        15.0, "Minutes between checkpoints; 0 never looks at the clock.", panel=RUN, least=0
+    )
+    keep: int = option(2, "How many of the newest checkpoints are kept.", panel=RUN, least=1)
+    skip_nonfinite: bool = option(
+        False, "Skip steps whose loss or gradient is not finite, instead of stopping.", panel=RUN
+    )
 
     def __post_init__(self) -> None:
-        counts = {"epochs": 1, "batch_size": 1, "accumulate": 1, "workers": 0, "unfreeze_at": 1, "patience": 1}
-        counts["shuffle_buffer"] = 1
-        counts |= {"checkpoint_steps": 0, "keep": 1}
-        for name, least in {**counts, "focal_gamma": 0, "checkpoint_minutes": 0}.items():
-            if getattr(self, name) is not None and not getattr(self, name) >= least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("learning_rate", "encoder_learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup", "validation_share", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
-        if self.class_weights not in CLASS_WEIGHTS:
-            raise ValueError(f"class_weights is {self.class_weights!r}; choose one of {', '.join(CLASS_WEIGHTS)}")
+        check_options(self)
         if self.unfreeze_at > self.epochs:
             raise ValueError(
                 f"unfreeze_at is {self.unfreeze_at}, after the last of {self.epochs} epochs; choose an earlier one"
@@ -111,15 +253,41 @@ class TrainConfig:
             for name, off in (("class_weights", "none"), ("focal_gamma", 0.0), ("label_smoothing", 0.0)):
                 if getattr(self, name) != off:
                     raise ValueError(f"{name} is {getattr(self, name)!r}, but to align needs no classes; leave it out")
+            if self.alignment_weight == 0:
+                raise ValueError("alignment_weight is 0, but to align needs it; give one above 0, or leave it out")
         for name in ("unfreeze_at", "layer_decay"):
             if getattr(self, name) != 1 and self.unfreeze_image == self.unfreeze_text == 0:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)}, but no part of a trunk trains: choose some by unfreeze_image or "
-                    "unfreeze_text"
+                    f"{name} is {getattr(self, name)}, but no part of an encoder trains: choose some by unfreeze_image "
+                    "or unfreeze_text"
                 )
         if self.tracker is not None:
+            from .tracking import check_tracker
+
             check_tracker(self.tracker)
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective is {self.objective!r}; choose one of {', '.join(OBJECTIVES)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+
+
+def read_options(options: Mapping[str, Any]) -> tuple[TrainConfig, BuildOptions, DataOptions]:
+    """Options by name, sorted into what they are of; names of 0.3 with a warning.
+
+    Raises:
+        ValueError: One does not exist or is out of its range; the message names it and what is allowed.
+    """
+    options = dict(options)
+    for old, new in RENAMED.items():
+        if old in options:
+            warnings.warn(f"{old} is called {new} now; the old name goes with 0.5", FutureWarning, stacklevel=3)
+            options.setdefault(new, options.pop(old))
+    if options.get("image_weights") == "random":  # frozen, they would never learn
+        options.setdefault("unfreeze_image", None)
+    config = _take(TrainConfig, options)
+    build, data = _take(BuildOptions, options), _take(DataOptions, options)
+    if options:
+        known = [spec.name for kind in (TrainConfig, BuildOptions, DataOptions) for spec in fields(kind)]
+        raise unknown_option(next(iter(options)), known)
+    return config, build, data
+
+
+def _take(kind: type[T], options: dict[str, Any]) -> T:
+    """A `kind` of those options that are its fields, which are taken out."""
+    return kind(**{spec.name: options.pop(spec.name) for spec in fields(kind) if spec.name in options})

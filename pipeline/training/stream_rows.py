@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..data.labels import as_list, class_names, is_list, labels_in, one_label, sort_labels
 from ..data.rows import Columns, UnreadableRow
@@ -17,6 +17,7 @@ from ..data.tables import Table, every_row, readable
 from ..loading.augmentation import Augmentation, speaks_of_sides
 from ..loading.stream import PairStream, RowCounts
 from ..model.processor import DiptychProcessor
+from ..runtime.console import SILENT, Console
 from ..runtime.seeds import draw_seed
 from .config import TrainConfig
 from .table_rows import require_any, require_two
@@ -31,23 +32,32 @@ class StreamRows:
     It counts rows and classes, decodes no image and keeps no row. Without a validation split a share of the rows is
     held out, whatever their class: by a hash of their number.
 
-    Args, Attributes, Raises: as of `TableRows`.
+    Args, Attributes, Raises: as of `TableRows`; `console` shows how far the pass has come.
     """
 
+    can_keep_features = False
+
     def __init__(
-        self, tables: Mapping[str, Table], columns: Columns, config: TrainConfig, *, quiet: bool = True
+        self,
+        tables: Mapping[str, Table],
+        columns: Columns,
+        config: TrainConfig,
+        *,
+        labelled: bool,
+        console: Console = SILENT,
     ) -> None:
-        self.columns, self.config = columns, config
+        self.columns, self.config, self.labelled = columns, config, labelled
         self.table = training_table(tables)
-        self.aligning = config.objective == "align"
-        self.multi_label = not self.aligning and _has_lists(self.table, str(columns.label))
+        self.multi_label = labelled and _has_lists(self.table, str(columns.label))
         own = tables.get("validation")
         self.held_table = self.table if own is None else own
         self.part = RowCounts(self._is_kept if own is None else _every)
         self.held = RowCounts(self._is_held if own is None else _every)
-        surveys = [[self.part], [self.held]] if own is not None else [[self.part, self.held]]
-        for table, some in zip((self.table, self.held_table), surveys, strict=False):
-            self._read(table, some, quiet)
+        if own is None:
+            self._read(self.table, [self.part, self.held], console)
+        else:
+            self._read(self.table, [self.part], console)
+            self._read(self.held_table, [self.held], console)
         share = config.validation_share
         self.source = "its own split" if own is not None else f"{share:.0%} of the rows by chance, seed {config.seed}"
         if not self.part.rows or not self.held.rows:
@@ -56,8 +66,8 @@ class StreamRows:
                 "validation split"
             )
         found = set(self.part.labels) | (set(self.held.labels) if own is None else set())
-        self.names = [] if self.aligning else class_names(self.table, str(columns.label)) or sort_labels(found)
-        if not self.aligning:
+        self.names = class_names(self.table, str(columns.label)) or sort_labels(found) if labelled else []
+        if labelled:
             self._check_labels(own is not None, found)
 
     def _check_labels(self, own: bool, found: set[str]) -> None:
@@ -78,20 +88,19 @@ class StreamRows:
     def _is_kept(self, row: int) -> bool:
         return not self._is_held(row)
 
-    def _read(self, table: Table, surveys: list[RowCounts], quiet: bool) -> None:
+    def _read(self, table: Table, counts: list[RowCounts], console: Console) -> None:
         rows = readable(every_row(table.rows), table.name)
-        bar = tqdm(rows, desc="reading labels", unit="row", leave=False, disable=True if quiet else None)
-        for number, row in enumerate(bar):
+        for number, row in enumerate(console.progress(rows, desc="reading labels", unit="row")):
             text = row.get(self.columns.text) if isinstance(row, Mapping) else None
-            labels = None if self.aligning else self._labels(table, number, row)
-            for survey in surveys:
-                if survey.chosen(number):
-                    survey.count(labels, text)
+            labels = self._labels(table, number, row) if self.labelled else None
+            for some in counts:
+                if some.chosen(number):
+                    some.count(labels, text)
 
     def _labels(self, table: Table, number: int, row: Any) -> list[str]:
         column = str(self.columns.label)
         if isinstance(row, UnreadableRow):
-            raise ValueError(f"{table.name}: row {number} cannot be trained on: {row.reason}; mend it or take it out")
+            raise ValueError(f"{table.name}: row {number} cannot be trained on: {row.reason}; fix it or take it out")
         try:
             feature = _feature(table, column)
             return labels_in(row.get(column), feature) if self.multi_label else [one_label(row.get(column), feature)]
@@ -106,32 +115,37 @@ class StreamRows:
 
     def class_counts(self) -> Tensor:
         """How many rows to train on have each class, as of `TableRows`."""
-        present = torch.tensor([self.part.labels[name] for name in self.names])
-        return torch.stack([self.part.rows - present, present]) if self.multi_label else present
+        return self._count(self.part)
+
+    def validation_counts(self) -> Tensor:
+        """How many rows to validate with have each class, as of `TableRows`."""
+        return self._count(self.held)
+
+    def _count(self, counts: RowCounts) -> Tensor:
+        present = torch.tensor([counts.labels[name] for name in self.names])
+        return torch.stack([counts.rows - present, present]) if self.multi_label else present
 
     def pair_sets(
-        self, processor: DiptychProcessor, augmentation: Augmentation | None, *, ids: bool, augment_from: int = 1
+        self,
+        processor: DiptychProcessor,
+        augmentation: Augmentation | None,
+        *,
+        ids: bool,
+        validation_ids: bool,
+        augment_from: int = 1,
     ) -> tuple[PairStream, PairStream]:
         """The rows to train on and those to validate with, as of `TableRows`."""
-        make: dict[str, Any] = {
-            "columns": self.columns,
-            "target": None if self.aligning else self._target,
-            "processor": processor,
-        }
-        buffer, seed = self.config.shuffle_buffer, self.config.seed
-        return (
-            PairStream(
-                self.table,
-                self.part,
-                augmentation=augmentation,
-                augment_from=augment_from,
-                ids=ids,
-                seed=seed,
-                buffer=buffer,
-                **make,
-            ),
-            PairStream(self.held_table, self.held, ids=self.aligning, **make),
+        target = self._target if self.labelled else None
+        make = partial(PairStream, columns=self.columns, target=target, processor=processor, seed=self.config.seed)
+        training = make(
+            self.table,
+            self.part,
+            augmentation=augmentation,
+            augment_from=augment_from,
+            ids=ids,
+            buffer=self.config.shuffle_buffer,
         )
+        return training, make(self.held_table, self.held, ids=validation_ids)
 
     def _target(self, table: Table, number: int, row: Any) -> int | tuple[int, ...]:
         labels = self._labels(table, number, row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,24 +28,27 @@ class TableRows:
         tables: By split; `train`, or the only one, is trained on.
         columns: Which columns to read.
         config: How the run goes.
+        labelled: Whether the run needs labels.
 
     Attributes:
-        names: The classes; none if the run only aligns.
+        names: The classes; none if the run needs no labels.
         multi_label: Whether a row may have several or none.
         source: Where the rows to validate with come from, in words.
+        can_keep_features: Whether the features of frozen encoders can be kept and found again.
 
     Raises:
         ValueError: The labels cannot be learned from, or nothing can be held out.
     """
 
-    def __init__(self, tables: Mapping[str, Table], columns: Columns, config: TrainConfig) -> None:
+    can_keep_features = True
+
+    def __init__(self, tables: Mapping[str, Table], columns: Columns, config: TrainConfig, *, labelled: bool) -> None:
         self.columns, self.config = columns, config
         self.table = training_table(tables)
-        self.aligning = config.objective == "align"
         self.names: list[str] = []
-        self.multi_label = not self.aligning and is_multi_label(self.table, str(columns.label))
+        self.multi_label = labelled and is_multi_label(self.table, str(columns.label))
         labels = None
-        if not self.aligning:
+        if labelled:
             self.names = (multi_label_names if self.multi_label else label_names)(self.table, str(columns.label))
             labels = self._read_labels(self.table)
             require_two(len(set(labels)), len(labels), self.table, columns)
@@ -53,7 +57,7 @@ class TableRows:
         self.labels, self.held_table, self.held_labels = labels, self.table, labels
         if "validation" in tables:
             self.held_table = tables["validation"]
-            self.held_labels = None if self.aligning else self._read_labels(self.held_table)
+            self.held_labels = self._read_labels(self.held_table) if labelled else None
             self.source = "its own split"
         else:
             classes = [0] * len(self.table.rows) if labels is None else strata(labels) if self.multi_label else labels
@@ -71,38 +75,47 @@ class TableRows:
 
     def class_counts(self) -> Tensor:
         """How many rows to train on have each class, (classes,); of multi-label rows (2, classes), absence first."""
-        labels = torch.tensor(_chosen(self.labels, self.kept))
+        return self._count(self.labels, self.kept)
+
+    def validation_counts(self) -> Tensor:
+        """How many rows to validate with have each class, as `class_counts`."""
+        return self._count(self.held_labels, self.held)
+
+    def _count(self, of_all: Any, rows: Sequence[int] | None) -> Tensor:
+        labels = torch.tensor(_chosen(of_all, rows))
         if not self.multi_label:
             return torch.bincount(labels, minlength=len(self.names))
         present = labels.sum(dim=0)
         return torch.stack([len(labels) - present, present])
 
     def pair_sets(
-        self, processor: DiptychProcessor, augmentation: Augmentation | None, *, ids: bool, augment_from: int = 1
+        self,
+        processor: DiptychProcessor,
+        augmentation: Augmentation | None,
+        *,
+        ids: bool,
+        validation_ids: bool,
+        augment_from: int = 1,
     ) -> tuple[PairDataset, PairDataset]:
         """The rows to train on and those to validate with.
 
         Args:
             processor: Of the model.
-            augmentation: Of the pictures to train on.
+            augmentation: Of the images to train on.
             ids: Whether training needs the hashes of images and texts.
-            augment_from: Epoch from which pictures are changed.
+            validation_ids: Whether validation needs them.
+            augment_from: Epoch from which images are changed.
         """
-        seed = self.config.seed
-        return (
-            PairDataset(
-                self.table,
-                self.columns,
-                self.labels,
-                processor,
-                rows=self.kept,
-                augmentation=augmentation,
-                ids=ids,
-                seed=seed,
-                augment_from=augment_from,
-            ),
-            PairDataset(self.held_table, self.columns, self.held_labels, processor, rows=self.held, ids=self.aligning),
+        make = partial(PairDataset, columns=self.columns, processor=processor, seed=self.config.seed)
+        training = make(
+            self.table,
+            labels=self.labels,
+            rows=self.kept,
+            augmentation=augmentation,
+            augment_from=augment_from,
+            ids=ids,
         )
+        return training, make(self.held_table, labels=self.held_labels, rows=self.held, ids=validation_ids)
 
 
 def require_two(classes: int, rows: int, table: Table, columns: Columns) -> None:

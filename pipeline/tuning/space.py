@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...encoders.trainable import Encoder
-from ..model.config import FUSIONS
+from ..runtime.choices import FUSIONS
 from ..training.config import TrainConfig
 
 RATES = {"learning_rate": (1e-4, 3e-3), "encoder_learning_rate": (1e-5, 3e-4)}

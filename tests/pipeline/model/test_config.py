@@ -7,7 +7,8 @@ import re
 
 import pytest
 from diptych.fusion import PATTERNS
-from diptych.pipeline.model.config import FORMAT_VERSION, FUSIONS, DiptychConfig
+from diptych.pipeline.model.config import FORMAT_VERSION, DiptychConfig
+from diptych.pipeline.runtime.choices import FUSIONS
 from transformers import AutoConfig, BertConfig, DistilBertConfig
 
 TEXT = {

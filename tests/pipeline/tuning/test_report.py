@@ -7,7 +7,7 @@ import warnings
 
 import matplotlib.figure
 import pytest
-from diptych.pipeline.model.config import FUSIONS
+from diptych.pipeline.runtime.choices import FUSIONS
 from diptych.pipeline.tuning.report import draw_picture, sweep_text, trial_text, write_table
 from diptych.pipeline.tuning.space import RATES, Freezing, Space
 from diptych.pipeline.tuning.trials import Sweep, Trial

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from diptych.pipeline.model.config import FUSIONS
+from diptych.pipeline.runtime.choices import FUSIONS
 from diptych.pipeline.training.config import TrainConfig
 from diptych.pipeline.tuning.space import RATES, space_of
 from hypothesis import given

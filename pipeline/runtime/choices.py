@@ -1,0 +1,18 @@
+"""Names among which an option chooses: once, and without torch, for the command line and for what reads them."""
+
+from __future__ import annotations
+
+OBJECTIVES = ("classify", "align")
+"""What a run trains for: classes, or that an image and its text lie close together."""
+METRICS = ("accuracy", "macro_f1", "auroc", "loss", "micro_f1", "mean_average_precision")
+"""By what the best epoch can be chosen; the last two of rows with several labels each."""
+FUSIONS = ("cross-modal", "self-attention", "bilinear", "concat", "mlp")
+"""How the modalities are fused."""
+PATTERNS = ("dense", "sliding-window", "global", "sliding-window+global")
+"""Which tokens see each other in self-attention."""
+CLASS_WEIGHTS = ("none", "balanced")
+"""How classes count in the loss."""
+PRECISIONS = ("no", "fp16", "bf16")
+"""Number format of training; `no` is 32 bits."""
+IMAGE_WEIGHTS = ("pretrained", "random")
+"""What a new image encoder starts from."""

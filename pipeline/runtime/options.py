@@ -1,0 +1,72 @@
+"""Options as fields of a dataclass: default, help and range stand once, for Python and for the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import field, fields
+from numbers import Real
+from typing import Any
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    panel: str,
+    choices: Sequence[str] = (),
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    none: str | None = None,
+) -> Any:
+    """A field of a frozen dataclass that is an option of a command as well.
+
+    Args:
+        default: Its value where none is given; None is never checked.
+        help: One sentence in plain words; what None means stands in it.
+        panel: Of the command's help. An empty one is for Python only.
+        choices: Of a name, all that it may be.
+        least: Of a number, the smallest that is allowed.
+        most: The largest.
+        above: It must be larger.
+        below: It must be smaller.
+        none: What stands for None on the command line, where None is a choice of its own.
+    """
+    limits = {"at least": least, "above": above, "at most": most, "below": below}
+    metadata = {"help": help, "panel": panel, "choices": tuple(choices), "none": none}
+    return field(default=default, metadata={**metadata, "limits": {k: v for k, v in limits.items() if v is not None}})
+
+
+def check_options(options: Any) -> None:
+    """Check every field that was made by `option` against its choices and its range.
+
+    Raises:
+        ValueError: One is not allowed; the message names it, its value, and what is.
+    """
+    holds = {
+        "at least": lambda value, limit: value >= limit,
+        "above": lambda value, limit: value > limit,
+        "at most": lambda value, limit: value <= limit,
+        "below": lambda value, limit: value < limit,
+    }
+    for spec in fields(options):
+        value, limits = getattr(options, spec.name), spec.metadata.get("limits", {})
+        choices = spec.metadata.get("choices")
+        if value is None:
+            continue
+        if choices and value not in choices:
+            raise ValueError(f"{spec.name} is {value!r}; choose one of {', '.join(choices)}")
+        if limits and not isinstance(value, Real):
+            raise ValueError(f"{spec.name} is {value!r}; it must be a number")
+        if not all(holds[how](value, limit) for how, limit in limits.items()):
+            raise ValueError(
+                f"{spec.name} is {value}; it must be {' and '.join(f'{how} {limit}' for how, limit in limits.items())}"
+            )
+
+
+def unknown_option(name: str, known: Iterable[str]) -> ValueError:
+    """The error for an option that does not exist, with the one that was probably meant."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return ValueError(f"there is no option {name!r}{f'; did you mean {close[0]!r}?' if close else ''}")

@@ -38,8 +38,8 @@ import train_scenes as scenes
 from diptych import DiptychModel, load_model, train
 from diptych.pipeline.data.images import read_image
 from diptych.pipeline.data.tables import load_tables
-from diptych.pipeline.runtime.choices import FUSIONS
 from diptych.pipeline.model.folder import save_model
+from diptych.pipeline.runtime.choices import FUSIONS
 from heads import encode, make_heads, predict, train_heads
 from PIL import Image
 from torch import Tensor

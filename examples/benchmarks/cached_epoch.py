@@ -33,7 +33,6 @@ from diptych.pipeline.data.labels import label_ids, label_names
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.feature_cache.encode import RowsToEncode, encode_images, encode_texts
 from diptych.pipeline.loading.dataset import PairDataset
-from diptych.pipeline.loading.loader import Batches, Collate
 from diptych.pipeline.loading.plan import Plan
 from diptych.pipeline.model.build import load_tokenizer
 from diptych.pipeline.model.image_processor import DiptychImageProcessor
@@ -80,8 +79,7 @@ class Bench:
         processor = DiptychProcessor(DiptychImageProcessor(), load_tokenizer(of_text), max_length=128)
         rows = range(BATCH * options.batches)
         labels = label_ids(table, "label", names)
-        self.data = [PairDataset(table, columns, labels, processor, rows=rows) for _ in range(2)]
-        plain, cached = self.data
+        plain = PairDataset(table, columns, labels, processor, rows=rows)
         wanted = [RowsToEncode(table, columns, rows)]
         started = time.process_time()
         images = encode_images(self.model, processor, wanted, cache)
@@ -89,12 +87,13 @@ class Bench:
         self.encoding = (time.process_time() - started) / options.batches  # of a step's rows
         if images is None or texts is None:
             raise ValueError("half precision cannot hold the features")
-        cached.image_features, cached.text_features = images[0], texts[0]
+        cached = plain.with_features(images[0], texts[0])
+        self.data = [plain, cached]
         tokens = [int(half.places.length[list(rows)].sum()) * half.store.width for half in (images[0], texts[0])]
         self.bytes = [2 * count / len(rows) for count in tokens]
         self.batches = {
-            "plain": Batches(plain, Plan(len(rows), BATCH), Collate(processor), seed=0),
-            "cached": Batches(cached, Plan(len(rows), BATCH), Collate(processor, cached), seed=0),
+            "plain": plain.batches(Plan(len(rows), BATCH), shuffle=True),
+            "cached": cached.batches(Plan(len(rows), BATCH), shuffle=True),
         }
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)

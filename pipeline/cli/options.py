@@ -114,7 +114,9 @@ Epochs = Annotated[int, option("Passes over the training rows.")]
 GlobalBatchSize = Annotated[int, option("Rows per optimizer step, all devices together.")]
 Accumulate = Annotated[int, option("Forward passes per optimizer step.")]
 ClassWeightsOf = Annotated[ClassWeights, option("Let every row count the same in the loss, or every class.")]
-PrecisionOf = Annotated[Precision, option("Number format; no is 32 bits.")]
+PrecisionOf = Annotated[
+    Precision | None, option("Number format; no is 32 bits.  [default: what accelerate launch says, or no]")
+]
 Workers = Annotated[int, option("Processes per device that prepare rows.")]
 
 

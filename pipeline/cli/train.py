@@ -26,7 +26,6 @@ from .options import (
     Objective,
     ObjectiveOf,
     Pattern,
-    Precision,
     PrecisionOf,
     Processes,
     StartModel,
@@ -119,7 +118,7 @@ def train(
     modality_dropout: Annotated[
         float | None, typer.Option(help="Chance that a training row loses one half.  [default: 0.3]")
     ] = None,
-    precision: PrecisionOf = Precision.no,
+    precision: PrecisionOf = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")] = 0,
     workers: Workers = 0,
     stream: Annotated[
@@ -180,7 +179,7 @@ def train(
         objective=objective.value,
         epochs=epochs,
         batch_size=batch_size,
-        accumulate=accumulate,
+        gradient_accumulation_steps=accumulate,
         learning_rate=learning_rate,
         encoder_learning_rate=encoder_learning_rate,
         unfreeze_text=_parts(unfreeze_text, "--unfreeze-text"),
@@ -196,7 +195,7 @@ def train(
         colour=colour,
         cache=cache,
         cache_dir=cache_dir,
-        precision=precision.value,
+        precision=precision and precision.value,
         seed=seed,
         workers=workers,
         stream=stream,

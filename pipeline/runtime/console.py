@@ -16,7 +16,7 @@ class Console:
         bars: Whether to show progress bars, on a terminal.
     """
 
-    print: Callable[[str], object] = print
+    print: Callable[[str], None] = print
     bars: bool = True
 
     def progress(self, items: Iterable[Any] | None = None, **options: Any) -> Any:

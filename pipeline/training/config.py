@@ -110,7 +110,7 @@ class BuildOptions:
     modality_gate: bool | None = option(
         None, "Learn weights of the modalities.  [default: yes, except for concat]", panel=MODEL
     )
-    architecture: dict[str, Any] | None = option(None, "Further fields of the model's configuration.", panel="")
+    architecture: dict[str, Any] | None = option(None, "Further fields of the model's configuration.", panel="")  # noqa: RUF009
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -133,15 +133,15 @@ class TrainConfig:
         choices=OBJECTIVES,
     )
     epochs: int = option(5, "Passes over the training rows.", panel=TRAINING, least=1)
-    batch_size: int = option(64, "Rows per optimizer step, over all devices and micro-batches.", panel=TRAINING, least=1)
+    batch_size: int = option(
+        64, "Rows per optimizer step, over all devices and micro-batches.", panel=TRAINING, least=1
+    )
     gradient_accumulation_steps: int = option(
         1, "Micro-batches per optimizer step, for batches that do not fit in memory.", panel=TRAINING, least=1
     )
     learning_rate: float = option(5e-4, "Peak learning rate of randomly initialised parts.", panel=TRAINING, above=0)
     encoder_learning_rate: float = option(5e-5, "Peak learning rate of pretrained encoders.", panel=TRAINING, above=0)
-    weight_decay: float = option(
-        0.01, "Weight decay of matrices; biases and norms have none.", panel=TRAINING, least=0
-    )
+    weight_decay: float = option(0.01, "Weight decay of matrices; biases and norms have none.", panel=TRAINING, least=0)
     warmup_ratio: float = option(
         0.1,
         "Share of the steps in which the learning rate rises; it then falls as a cosine.",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..feature_cache.encode import HalfFeatures, RowsToEncode, encode_images, encode_texts
 from ..loading.dataset import PairDataset
+from ..loading.loader import PairSource
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..runtime.console import Console
@@ -13,36 +14,54 @@ from .config import TrainConfig
 from .optim import trains_from
 
 
-class FeatureReuse:
-    """The rows of each epoch, with features from the cache in place of what a frozen encoder would encode again.
+class EpochRows:
+    """The rows of a run, the same in each epoch.
 
     Args:
+        training: Rows to learn from.
+        validation: Rows to measure by.
+    """
+
+    def __init__(self, training: PairSource, validation: PairSource) -> None:
+        self.training, self.validation = training, validation
+
+    def of(self, epoch: int) -> tuple[PairSource, PairSource]:
+        """Rows to learn from and to measure by, from `epoch` on."""
+        return self.training, self.validation
+
+
+class FeatureReuse(EpochRows):
+    """The rows of a run, with features from the cache in place of what a frozen encoder would compute again.
+
+    Args:
+        training: Rows to learn from. As long as their images are changed at random, these are encoded anew.
+        validation: Rows to measure by.
         model: Where it is to compute.
         processor: Of the model.
         config: Of the run.
         folder: Of the cache.
-        training: Rows to learn from. As long as their images are changed at random, these are encoded anew.
-        validation: Rows to measure by.
         console: Shows how it goes.
     """
 
     def __init__(
         self,
+        training: PairDataset,
+        validation: PairDataset,
         model: DiptychModel,
         processor: DiptychProcessor,
         config: TrainConfig,
+        *,
         folder: Path,
-        training: PairDataset,
-        validation: PairDataset,
         console: Console,
     ) -> None:
-        self.model, self.processor, self.config, self.folder, self.console = model, processor, config, folder, console
+        super().__init__(training, validation)
         self.data = (training, validation)
+        self.model, self.processor, self.config, self.folder, self.console = model, processor, config, folder, console
         self.images: list[HalfFeatures | None] | None = None
         self.texts: list[HalfFeatures | None] | None = None
 
-    def rows(self, epoch: int) -> tuple[PairDataset, PairDataset]:
-        """Rows to learn from and to measure by as of `epoch`; what the cache lacks is encoded now.
+    def of(self, epoch: int) -> tuple[PairSource, PairSource]:
+        """Rows to learn from and to measure by, from `epoch` on; what the cache lacks is encoded now.
 
         Raises:
             ValueError: The cache cannot be written to, or the disk is too small.
@@ -80,8 +99,8 @@ class FeatureReuse:
         ]
         options = {"workers": self.config.workers}
         found = encode_images(self.model, self.processor, wanted, self.folder, console=self.console, **options)
-        features = iter(found or [None] * len(wanted))
-        return [next(features) if keep else None for keep in keeping]
+        features = iter(found or ())
+        return [next(features, None) if keep else None for keep in keeping]
 
 
 def _is_frozen(trains: int | None, epoch: int) -> bool:

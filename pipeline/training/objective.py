@@ -135,7 +135,9 @@ def table_row(epoch: dict[str, Any], objective: Objective, *, heading: bool) -> 
     widths = [max(7, len(name)) for name in names]
     cells = [_cell(column, epoch[column]).rjust(width) for column, width in zip(columns, widths, strict=True)]
     row = "  ".join(cells)
-    return "  ".join(name.rjust(width) for name, width in zip(names, widths, strict=True)) + "\n" + row if heading else row
+    return (
+        "  ".join(name.rjust(width) for name, width in zip(names, widths, strict=True)) + "\n" + row if heading else row
+    )
 
 
 _SHORT = {

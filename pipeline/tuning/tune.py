@@ -30,8 +30,8 @@ from ..runtime.files import writable_folder
 from ..runtime.launch import fork, forks
 from ..runtime.record import read_record, require_same, write_record
 from ..runtime.signals import Interrupted
-from ..training.config import MULTI_LABEL_BEST, OBJECTIVES, TrainConfig
-from ..training.loop import epoch_score
+from ..training.config import TrainConfig
+from ..training.objective import ALIGN, CLASSIFY, epoch_score
 from ..training.resume import FREE
 from ..training.train import train
 from .report import draw_picture, trial_text, write_table
@@ -117,7 +117,7 @@ def tune(
     space = space_of(network.image_encoder, network.text_encoder, options, fusions=fusions)
     del network
     identity = _identity(data, options, space, processor)
-    sweep = earlier or Sweep(folder, identity, OBJECTIVES.get(options.get("objective", "classify"), ""))
+    sweep = earlier or Sweep(folder, identity, (ALIGN if options.get("objective") == "align" else CLASSIFY).select)
     require_same(sweep.identity, identity, folder, what="sweep")
     if resume and earlier is None:
         say(f"no sweep in {folder}: starting from the beginning")
@@ -233,8 +233,7 @@ def _run(
             sweep.save()
 
     def after_epoch(epoch: dict[str, Any]) -> None:
-        if MULTI_LABEL_BEST in epoch:
-            sweep.figure = MULTI_LABEL_BEST
+        sweep.figure = epoch["select"]
         figure, loss = epoch_score(epoch, sweep.figure)
         trial.end_epoch(epoch["epoch"], figure, -loss, epoch["seconds"])
         note()

@@ -16,6 +16,7 @@ from diptych.pipeline.data.tables import Table, load_tables
 from diptych.pipeline.feature_cache import store as store_module
 from diptych.pipeline.feature_cache.encode import HalfFeatures, RowsToEncode, encode_images, encode_texts
 from diptych.pipeline.feature_cache.folder import cached_encoders
+from diptych.pipeline.runtime.console import SILENT, Console
 from PIL import Image
 
 from ...conftest import build_tiny, picture
@@ -54,14 +55,14 @@ def wanted(table: Table, rows: list[int] | None = None) -> list[RowsToEncode]:
 
 
 def images(model, table: Table, folder: Path, said: list[str] | None = None, **options) -> HalfFeatures:
-    say = (lambda _: None) if said is None else said.append
-    [found] = encode_images(*model, wanted(table, **options), folder, say=say)
+    console = SILENT if said is None else Console(said.append, bars=False)
+    [found] = encode_images(*model, wanted(table, **options), folder, console=console)
     return found
 
 
 def texts(model, table: Table, folder: Path, said: list[str] | None = None) -> HalfFeatures:
-    say = (lambda _: None) if said is None else said.append
-    [found] = encode_texts(*model, wanted(table), folder, say=say)
+    console = SILENT if said is None else Console(said.append, bars=False)
+    [found] = encode_texts(*model, wanted(table), folder, console=console)
     return found
 
 
@@ -231,7 +232,7 @@ def test_what_half_precision_cannot_hold_is_not_cached_and_said(model, table, tm
     with torch.no_grad():
         network.text_encoder.trunk.encoder.layer[-1].output.LayerNorm.weight.mul_(1e6)
     said: list[str] = []
-    assert encode_texts(*model, wanted(table), tmp_path, say=said.append) is None
+    assert encode_texts(*model, wanted(table), tmp_path, console=Console(said.append, bars=False)) is None
     assert "the text features are not cached: there are values beyond 65,504" in said[-1]
 
 

@@ -13,7 +13,7 @@ from diptych.pipeline.data.rows import Columns
 from diptych.pipeline.data.tables import Table
 from diptych.pipeline.loading.augmentation import Augmentation, speaks_of_sides
 from diptych.pipeline.loading.dataset import PairDataset
-from diptych.pipeline.loading.loader import Batches, Collate, order
+from diptych.pipeline.loading.loader import Collate, order
 from diptych.pipeline.loading.plan import Plan
 from diptych.pipeline.model.processor import DiptychProcessor
 from PIL import Image, ImageOps
@@ -272,21 +272,20 @@ def test_a_batch_may_lack_one_half_entirely(processor, table, rows):
 
 def test_batches_come_as_planned(processor, table):
     dataset = PairDataset(table, COLUMNS, LABELS, processor)
-    batches = list(Batches(dataset, Plan(4, 3), Collate(processor)))
+    batches = list(dataset.batches(Plan(4, 3)))
     assert [batch["labels"].tolist() for batch in batches] == [[1, 0, 1], [0]]
     assert [[row for row, *_ in batch["problems"]] for batch in batches] == [[1, 2], [3]]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_is_shared_out_in_an_order_of_its_own_and_may_begin_later(processor, table, workers):
-    dataset = PairDataset(table, COLUMNS, LABELS, processor)
-    both = [
-        Batches(dataset, Plan(4, 2, process=p, processes=2), Collate(processor), seed=3, workers=workers)
-        for p in (0, 1)
-    ]
+    dataset = PairDataset(table, COLUMNS, LABELS, processor, seed=3)
+    both = [dataset.batches(Plan(4, 2, process=p, processes=2), shuffle=True, workers=workers) for p in (0, 1)]
     for epoch in (1, 2):
         shares = [[batch["rows"] for batch in batches.epoch(epoch)] for batches in both]
-        assert [a + b for a, b in zip(*shares, strict=True)] == list(Plan(4, 2).passes(order(4, seed=3, epoch=epoch)))
+        assert [a + b for a, b in zip(*shares, strict=True)] == list(
+            Plan(4, 2).micro_batches(order(4, seed=3, epoch=epoch))
+        )
         assert [batch["rows"] for batch in both[0].epoch(epoch, skip=1)] == shares[0][1:]
 
 
@@ -295,7 +294,7 @@ def test_a_process_without_rows_has_a_batch_of_none_that_goes_through_a_model(ti
     table = Table(pairs.select(range(5)).cast_column("image", datasets.Image(decode=False)), None, "pairs")
     data = PairDataset(table, Columns("image", "text", "label"), [0, 1, 0, 1, 0], processor)
     for process, rows in ((0, []), (1, [4])):
-        *_, last = Batches(data, Plan(5, 2, process=process, processes=2), Collate(processor))
+        *_, last = data.batches(Plan(5, 2, process=process, processes=2))
         assert (last.pop("rows"), last.pop("problems")) == (rows, [])
         assert last["pixel_values"].shape == (len(rows), 3, 16, 16)
         assert len(last["labels"]) == len(last["input_ids"]) == len(last["image_present"]) == len(rows)

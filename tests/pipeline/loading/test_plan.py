@@ -17,7 +17,7 @@ def test_every_row_is_passed_once_in_order_and_steps_are_the_same_for_all(shape)
     rows, width, accumulate, processes = shape
     size = width * accumulate * processes
     plans = [Plan(rows, size, accumulate, process, processes) for process in range(processes)]
-    shares = [[plan.own(passed) for passed in plan.passes(range(rows))] for plan in plans]
+    shares = [[plan.own(passed) for passed in plan.micro_batches(range(rows))] for plan in plans]
     assert {len(share) for share in shares} == {len(plans[0])}
     passes = [[row for part in parts for row in part] for parts in zip(*shares, strict=True)]
     assert [row for passed in passes for row in passed] == list(range(rows))
@@ -31,7 +31,7 @@ def test_shares_say_what_part_of_its_step_a_pass_is(shape):
     size = width * accumulate * processes
     plan = Plan(rows, size, accumulate, 0, processes)
     steps, rest = [], []
-    for number, passed in enumerate(plan.passes(range(rows))):
+    for number, passed in enumerate(plan.micro_batches(range(rows))):
         rest.append((len(passed), plan.share(number)))
         if plan.ends_step(number):
             steps.append(rest)
@@ -45,7 +45,7 @@ def test_shares_say_what_part_of_its_step_a_pass_is(shape):
 
 
 def test_a_step_that_cannot_be_shared_is_refused():
-    with pytest.raises(ValueError, match=r"batch_size is 10; it must be a multiple of 4 \(2 processes x 2 accum"):
+    with pytest.raises(ValueError, match=r"batch_size is 10; it must be a multiple of 4 \(2 processes x 2 micro-"):
         Plan(100, 10, accumulate=2, processes=2)
 
 

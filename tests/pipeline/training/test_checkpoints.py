@@ -12,6 +12,7 @@ import sys
 
 import pytest
 import torch
+from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.loading.loader import order
 from diptych.pipeline.runtime.signals import Interrupted
 from diptych.pipeline.training import checkpoints
@@ -92,13 +93,13 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_figures(left, few, text_fo
 def test_in_the_middle_of_an_epoch_only_the_rows_that_are_left_are_read(left, few, text_folder):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        original = fit.PairDataset.__getitem__
+        original = PairDataset.__getitem__
 
         def read(dataset, key):
             seen.append(key)
             return original(dataset, key)
 
-        patch.setattr(fit.PairDataset, "__getitem__", read)
+        patch.setattr(PairDataset, "__getitem__", read)
         run(few, left, text_folder, **options(), resume=True)
     trained = [key for key in seen if key[0] == 2]
     assert trained == [
@@ -159,7 +160,7 @@ def test_a_run_that_is_done_stays_as_it_is(few, text_folder, whole):
     said = []
     before = (folder / "model" / "model.safetensors").stat().st_mtime_ns
     assert run(few, folder, text_folder, **options(), resume=True, say=said.append) == json.loads(json.dumps(record))
-    assert any("is done: there is nothing to go on with" in line for line in said)
+    assert any("is done: there is nothing to resume" in line for line in said)
     assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="epochs is 3, and was 2"):
         run(few, folder, text_folder, **options(epochs=3), resume=True)

@@ -14,7 +14,7 @@ from diptych.pipeline.data.tables import Table
 from diptych.pipeline.feature_cache.encode import RowsToEncode, encode_images, encode_texts
 from diptych.pipeline.feature_cache.folder import cached_encoders
 from diptych.pipeline.loading.dataset import PairDataset
-from diptych.pipeline.loading.loader import Batches, Collate
+from diptych.pipeline.loading.loader import Collate
 from diptych.pipeline.loading.plan import Plan
 from diptych.pipeline.model.folder import save_model
 
@@ -51,7 +51,7 @@ def test_a_run_from_the_cache_is_the_run_without_it(pairs, start, tmp_path):
     assert "features of 96 images: 96 different ones, 96 of them new" in "\n".join(said)
     assert "features of 96 texts: 2 different ones, 2 of them new" in "\n".join(said)
     assert not any(line.startswith("features") for line in unsaid)
-    assert "augmentation: none (the image trunk is frozen)" in said
+    assert "augmentation: none (the image encoder is frozen)" in said
     assert said[-1].replace("kept", "") == unsaid[-1].replace("plain", "").replace("kept", "")
     for one, other in zip(kept["epochs"], plain["epochs"], strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-3)
@@ -122,12 +122,12 @@ def test_a_run_that_goes_on_after_parts_have_joined_reads_none_of_theirs(pairs, 
 @pytest.mark.parametrize(
     ("options", "said", "cached"),
     [
-        ({}, "none (the image trunk is frozen)", ["images", "texts"]),
+        ({}, "none (the image encoder is frozen)", ["images", "texts"]),
         ({"crop": True}, "crop", ["images", "texts"]),
         ({"unfreeze_image": 1}, "flip, crop, colour", ["texts"]),
         ({"unfreeze_image": 1, "colour": False}, "flip, crop", ["texts"]),
         ({"unfreeze_image": 1, "crop": False, "colour": False, "flip": False}, "none", ["texts"]),
-        ({"unfreeze_text": 1}, "none (the image trunk is frozen)", ["images"]),
+        ({"unfreeze_text": 1}, "none (the image encoder is frozen)", ["images"]),
         ({"unfreeze_image": 1, "unfreeze_at": 2, "crop": True}, "flip, crop, colour", ["images", "texts"]),
         ({"unfreeze_image": None, "unfreeze_text": None}, "flip, crop, colour", []),
     ],
@@ -141,7 +141,7 @@ def test_pictures_are_changed_where_their_trunk_trains_or_it_is_asked_for(
     kept = [line.split()[3].rstrip(":") for line in lines if line.startswith("features of")]
     assert kept == cached
     rows = {line.split()[3]: line.split()[2] for line in lines if line.startswith("features of")}
-    changed = "features: training pictures are changed at random, so they are encoded in every epoch"
+    changed = "features: training images are changed at random, so they are encoded in every epoch"
     if options.get("crop"):
         assert changed in lines
         assert rows["images:"] == "10"  # those to validate with stay as they are
@@ -207,15 +207,17 @@ def test_bad_rows_are_what_they_are_without_features(halves, ids, tiny, tmp_path
         {"image": png("blue"), "text": "a red shirt"},
     ]
     table = Table(rows, None, "table")
-    plain, known = (PairDataset(table, Columns("image", "text"), None, processor, ids=ids) for _ in range(2))
-    wanted = [RowsToEncode(table, known.columns, known.rows)]
-    if halves != "text":
-        [known.image_features] = encode_images(model, processor, wanted, tmp_path)
-    if halves != "image":
-        [known.text_features] = encode_texts(model, processor, wanted, tmp_path)
+    plain = PairDataset(table, Columns("image", "text"), None, processor, ids=ids)
+    wanted = [RowsToEncode(table, plain.columns, plain.rows)]
+    images = encode_images(model, processor, wanted, tmp_path) if halves != "text" else None
+    texts = encode_texts(model, processor, wanted, tmp_path) if halves != "image" else None
+    known = plain.with_features(images and images[0], texts and texts[0])
     for one, other in zip(plain, known, strict=True):
         assert (one.row, one.status, one.reason) == (other.row, other.status, other.reason)
-    expected, found = (Collate(processor, data)([data[row] for row in range(7)]) for data in (plain, known))
+    expected, found = (
+        Collate(processor, data.image_features, data.text_features)([data[row] for row in range(7)])
+        for data in (plain, known)
+    )
     assert found["problems"] == expected["problems"]
     assert found["rows"] == expected["rows"]
     for name in ("image_present", "text_present"):
@@ -238,9 +240,9 @@ def test_of_several_processes_one_may_have_no_row(tiny, pairs, tmp_path):
     table = Table(pairs, None, "table")
     data = PairDataset(table, Columns("image", "text"), None, processor, rows=[0])
     wanted = [RowsToEncode(table, data.columns, data.rows)]
-    [data.image_features] = encode_images(model, processor, wanted, tmp_path)
-    [data.text_features] = encode_texts(model, processor, wanted, tmp_path)
-    shares = [Batches(data, Plan(1, 2, process=one, processes=2), Collate(processor, data)) for one in range(2)]
+    [images], [texts] = (encode(model, processor, wanted, tmp_path) for encode in (encode_images, encode_texts))
+    data = data.with_features(images, texts)
+    shares = [data.batches(Plan(1, 2, process=process, processes=2)) for process in range(2)]
     found = [next(iter(share))["image_features"].shape for share in shares]
     assert sorted(found) == [(0, 128, 2, 2), (1, 128, 2, 2)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from diptych import load_model
-from diptych.pipeline.training import loop as fit
+from diptych import DiptychModel, load_model
+from diptych.pipeline.loading.loader import Collate
 
 from .conftest import options
 from .test_train import run
@@ -16,7 +16,7 @@ from .test_train import run
 def a_lost_loss(batch, *, what="loss"):
     """Make the loss, or the gradient, of one batch of the first epoch not finite; the rows of all batches of 8."""
     with pytest.MonkeyPatch.context() as patch:
-        original, calls, rows = fit.DiptychModel.fuse, [], []
+        original, calls, rows = DiptychModel.fuse, [], []
 
         def fuse(model, *arguments, **others):
             output = original(model, *arguments, **others)
@@ -27,7 +27,7 @@ def a_lost_loss(batch, *, what="loss"):
                     output.loss = output.loss * float("nan") if what == "loss" else zero.sqrt()
             return output
 
-        collate = fit.Collate.__call__
+        collate = Collate.__call__
 
         def called(self, examples):
             found = collate(self, examples)
@@ -35,8 +35,8 @@ def a_lost_loss(batch, *, what="loss"):
                 rows.append(found["rows"])
             return found
 
-        patch.setattr(fit.DiptychModel, "fuse", fuse)
-        patch.setattr(fit.Collate, "__call__", called)
+        patch.setattr(DiptychModel, "fuse", fuse)
+        patch.setattr(Collate, "__call__", called)
         yield rows
 
 

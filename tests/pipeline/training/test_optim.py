@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from diptych.pipeline.training.config import TrainConfig
-from diptych.pipeline.training.loop import out_of_patience
+from diptych.pipeline.training.objective import CLASSIFY, out_of_patience
 from diptych.pipeline.training.optim import parameter_groups, schedule, unfreeze
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,7 +91,7 @@ def test_the_schedule_is_transformers_cosine_and_late_groups_rise_from_nothing(e
 
 def test_adam_begins_with_a_part_when_it_joins(pretrained):
     model, processor = pretrained
-    config = TrainConfig(unfreeze_image=1, unfreeze_at=2, warmup=0.0, weight_decay=0.5)
+    config = TrainConfig(unfreeze_image=1, unfreeze_at=2, warmup_ratio=0.0, weight_decay=0.5)
     unfreeze(model, config, config.epochs)
     optimizer = torch.optim.AdamW(parameter_groups(model, config))
     late, early = model.image_encoder.trunk.layer3[0].conv1.weight, model.head.weight
@@ -111,7 +111,7 @@ def test_a_run_keeps_trunks_still_until_then_and_moves_them_after(pairs, text_fo
     said: list[str] = []
     options = {"unfreeze_text": 1, "epochs": 2, "encoder_learning_rate": 1e-2, "layer_decay": 0.5}
     run(pairs, tmp_path / "late", text_folder, **options, unfreeze_at=2, say=said.append)
-    assert "epoch 2: the chosen parts of pretrained trunks train from here on" in said
+    assert "epoch 2: the chosen parts of pretrained encoders train from here on" in said
     run(pairs, tmp_path / "start", text_folder, **options, say=said.append)
     from diptych import load_model
 
@@ -139,13 +139,12 @@ def history(*scores: float, loss: float = 1.0) -> list[dict]:
     ],
 )
 def test_patience_counts_epochs_without_a_better_one(scores, patience, unfreeze_at, stops):
-    config = TrainConfig(epochs=9, patience=patience, unfreeze_at=unfreeze_at, unfreeze_text=1)
-    assert out_of_patience(history(*scores), "accuracy", config) == stops
+    assert out_of_patience(history(*scores), CLASSIFY, patience, unfreeze_at) == stops
 
 
 def test_a_lower_loss_at_the_same_score_is_better():
     epochs = [*history(0.5), *history(0.5, loss=0.9)]
-    assert not out_of_patience(epochs, "accuracy", TrainConfig(patience=1))
+    assert not out_of_patience(epochs, CLASSIFY, 1, 1)
 
 
 def test_a_run_stops_early_and_says_so(pairs, text_folder, tmp_path):
@@ -165,8 +164,8 @@ def test_a_run_stops_early_and_says_so(pairs, text_folder, tmp_path):
         ({"layer_decay": 1.5}, "layer_decay is 1.5; it must be above 0 and at most 1"),
         ({"unfreeze_at": 0}, "unfreeze_at is 0; it must be at least 1"),
         ({"unfreeze_at": 6, "unfreeze_text": 1}, "unfreeze_at is 6, after the last of 5 epochs; choose an earlier one"),
-        ({"unfreeze_at": 2}, "unfreeze_at is 2, but no part of a trunk trains: choose some by unfreeze_image or"),
-        ({"layer_decay": 0.9}, "layer_decay is 0.9, but no part of a trunk trains"),
+        ({"unfreeze_at": 2}, "unfreeze_at is 2, but no part of an encoder trains: choose some by unfreeze_image or"),
+        ({"layer_decay": 0.9}, "layer_decay is 0.9, but no part of an encoder trains"),
         ({"patience": 0}, "patience is 0; it must be at least 1"),
         ({"focal_gamma": -1.0}, "focal_gamma is -1.0; it must be at least 0"),
         ({"focal_gamma": math.nan}, "focal_gamma is nan; it must be at least 0"),

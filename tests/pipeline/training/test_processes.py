@@ -69,7 +69,7 @@ sizes = {"hidden_size": 16, "fusion_heads": 2, "fusion_hidden_size": 32, "dropou
 record = train(
     load_from_disk(data), out, image_encoder=trunks, text_encoder=trunks, architecture=sizes,
     unfreeze_text=0, unfreeze_image=0, alignment_weight=0.1,
-    epochs=3, batch_size=12, accumulate=2, learning_rate=3e-3, quiet=True, say=lambda line: None,
+    epochs=3, batch_size=12, gradient_accumulation_steps=2, learning_rate=3e-3, quiet=True, say=lambda line: None,
 )
 figures = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in record["epochs"]]
 if os.environ.get("RANK", "0") == "0":
@@ -108,9 +108,9 @@ def test_two_processes_do_what_one_does(pairs, tiny, tmp_path):
 STOPPED = """
 import os, sys, signal
 from datasets import load_from_disk
-from diptych import train
+from diptych import DiptychModel, train
 from diptych.pipeline.training import loop as fit
-from diptych.pipeline.stopping import Interrupted
+from diptych.pipeline.runtime.signals import Interrupted
 
 data, out, text_folder, what = sys.argv[1:]
 original = fit.draw_seed
@@ -122,7 +122,7 @@ def seed(of, name, epoch, batch, process):
 
 fit.draw_seed = seed
 if what == "lost":
-    fuse = fit.DiptychModel.fuse
+    fuse = DiptychModel.fuse
 
     def lost(model, *arguments, **others):
         output = fuse(model, *arguments, **others)
@@ -130,7 +130,7 @@ if what == "lost":
             output.loss = output.loss * float("nan")
         return output
 
-    fit.DiptychModel.fuse = lost
+    DiptychModel.fuse = lost
 try:
     train(
         load_from_disk(data), out, image_encoder="resnet-tiny", image_weights="random", image_size=(16, 16),

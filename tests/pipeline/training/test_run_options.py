@@ -45,7 +45,8 @@ def test_every_option_reaches_the_configuration(monkeypatch):
 def test_the_loss_is_the_one_that_was_chosen(pairs, text_folder, tmp_path, monkeypatch, balanced):
     seen = {}
 
-    def stop(fit, training, validation, **_):
+    def stop(fit, rows, **_):
+        training = rows.training
         seen.update(loss=fit.model.class_loss, labels=[training.labels[row] for row in training.rows])
         raise Enough
 

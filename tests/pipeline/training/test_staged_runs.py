@@ -69,10 +69,10 @@ SCRIPT = """
 import json, sys
 from datasets import load_from_disk
 from diptych import train
-from diptych.pipeline.training import loop as fit
+from diptych.pipeline.training import objective
 
 data, out, text_folder, options = sys.argv[1:]
-fit.epoch_score = lambda epoch, best: (epoch["epoch"], 0.0)  # the last one is kept
+objective.epoch_score = lambda epoch, metric: (epoch["epoch"], 0.0)  # the last one is kept
 train(
     load_from_disk(data), out, image_encoder="resnet-tiny", image_weights="random", image_size=(16, 16),
     text_encoder=text_folder, quiet=True, validation_share=1 / 6, flip=False, crop=False, colour=False,

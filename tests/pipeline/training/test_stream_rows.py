@@ -13,7 +13,7 @@ from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.loading.augmentation import Augmentation
 from diptych.pipeline.loading.loader import Collate
 from diptych.pipeline.loading.plan import Plan
-from diptych.pipeline.loading.stream import StreamBatches, shuffled
+from diptych.pipeline.loading.stream import shuffled
 from diptych.pipeline.training.config import TrainConfig
 from diptych.pipeline.training.stream_rows import StreamRows
 from hypothesis import given, settings
@@ -47,9 +47,9 @@ def stream(pairs):
 
 def sets(stream, processor, **options):
     config = TrainConfig(**({"shuffle_buffer": 7} | options))
-    rows = StreamRows(load_tables(stream), COLUMNS, config)
+    rows = StreamRows(load_tables(stream), COLUMNS, config, labelled=True)
     augmentation = Augmentation(processor.image_processor, flip=True, crop=True, colour=False)
-    return rows, *rows.pair_sets(processor, augmentation, ids=False)
+    return rows, *rows.pair_sets(processor, augmentation, ids=False, validation_ids=False)
 
 
 @settings(max_examples=12, deadline=None)
@@ -57,15 +57,13 @@ def sets(stream, processor, **options):
 def test_processes_share_every_row_once(tiny_processor, shared_stream, processes, accumulate, skip, epoch):
     _, training, validation = sets(shared_stream, tiny_processor)
     size = 2 * processes * accumulate
-    whole = [row for batch in shares(training, tiny_processor, epoch, size=size) for row in batch]
-    held = [row for batch in shares(validation, tiny_processor, 1, size=size) for row in batch]
+    whole = [row for batch in shares(training, epoch, size=size) for row in batch]
+    held = [row for batch in shares(validation, 1, size=size, shuffle=False) for row in batch]
     assert sorted(whole) == sorted(set(range(50)) - set(held))
     assert held == sorted(held)
     assert 0 < len(held) < 25
     parts = [
-        shares(
-            training, tiny_processor, epoch, size=size, skip=skip, accumulate=accumulate, process=p, processes=processes
-        )
+        shares(training, epoch, size=size, skip=skip, accumulate=accumulate, process=p, processes=processes)
         for p in range(processes)
     ]
     together = [row for passed in zip(*parts, strict=True) for part in passed for row in part]
@@ -84,15 +82,15 @@ def shared_stream(pairs):
     return datasets.IterableDatasetDict({"train": pairs.select(range(50)).to_iterable_dataset(num_shards=3)})
 
 
-def shares(data, processor, epoch, *, size, skip=0, workers=0, **plan):
-    batches = StreamBatches(data, Plan(len(data), size, **plan), Collate(processor), workers=workers)
+def shares(data, epoch, *, size, skip=0, workers=0, shuffle=True, **plan):
+    batches = data.batches(Plan(len(data), size, **plan), shuffle=shuffle, workers=workers)
     return [batch["rows"] for batch in batches.epoch(epoch, skip=skip)]
 
 
 def test_workers_change_nothing_and_stay_for_the_next_epoch(stream, tiny_processor):
     _, training, _ = sets(stream, tiny_processor)
-    alone = [shares(training, tiny_processor, epoch, size=6, skip=1) for epoch in (1, 2)]
-    batches = StreamBatches(training, Plan(len(training), 6), Collate(tiny_processor), workers=2)
+    alone = [shares(training, epoch, size=6, skip=1) for epoch in (1, 2)]
+    batches = training.batches(Plan(len(training), 6), shuffle=True, workers=2)
     for epoch in (1, 2):
         assert [batch["rows"] for batch in batches.epoch(epoch, skip=1)] == alone[epoch - 1]
     assert alone[0] != alone[1]
@@ -105,8 +103,8 @@ def test_what_a_row_becomes_is_what_a_table_makes_of_it(stream, tiny_processor, 
     _, training, _ = sets(stream, tiny_processor)
     table = load_tables(pairs)["train"]
     labels = list(pairs["label"])
-    plain = PairDataset(table, COLUMNS, labels, tiny_processor, augmentation=training.augmentation)
-    for batch in StreamBatches(training, Plan(len(training), 10), Collate(tiny_processor)).epoch(2):
+    plain = PairDataset(table, COLUMNS, labels, tiny_processor, augmentation=training.preparing["augmentation"])
+    for batch in training.batches(Plan(len(training), 10), shuffle=True).epoch(2):
         expected = Collate(tiny_processor)([plain[2, row] for row in batch["rows"]])
         assert torch.equal(batch["pixel_values"], expected["pixel_values"])
         assert torch.equal(batch["labels"], expected["labels"])
@@ -125,7 +123,7 @@ def test_a_streamed_run_is_recorded_resumes_and_learns(pairs, text_folder, tmp_p
     assert record["rows"] == {"train": 64, "validation": 32}
     assert record["best"]["accuracy"] > 0.9
     assert any(line.startswith("streaming: one pass") for line in said)
-    assert "features: of a stream they are not kept, so a frozen trunk encodes its rows in every epoch" in said
+    assert "features: of a stream they are not kept, so a frozen encoder computes them in every epoch" in said
 
     class Enough(Exception):
         pass

@@ -97,7 +97,7 @@ def test_accumulated_batches_give_the_step_of_one(pairs, text_folder, tmp_path):
     run(pairs, start, text_folder, epochs=1, **plain)
     frozen = {"model": start, "unfreeze_image": 0}  # batch norm would see smaller batches
     run(pairs, tmp_path / "a", text_folder, **options, **frozen)
-    run(pairs, tmp_path / "b", text_folder, **options, **frozen, accumulate=2)
+    run(pairs, tmp_path / "b", text_folder, **options, **frozen, gradient_accumulation_steps=2)
     first, second = (load_model(tmp_path / f)[0].state_dict() for f in "ab")
     moved = load_model(start)[0].state_dict()
     assert not torch.equal(first["head.weight"], moved["head.weight"])
@@ -173,9 +173,9 @@ def test_rows_with_one_half_are_trained_on_and_counted(pairs, text_folder, tmp_p
     [
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
-        ({"warmup": 1.0}, "warmup is 1.0; it must be at least 0 and below 1"),
+        ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0; it must be at least 0 and below 1"),
         ({"precision": "int8"}, "precision is 'int8'; choose one of no, fp16, bf16"),
-        ({"batch_size": 9, "accumulate": 2}, "batch_size is 9; it must be a multiple of 2"),
+        ({"batch_size": 9, "gradient_accumulation_steps": 2}, "batch_size is 9; it must be a multiple of 2"),
         ({"unfreeze_image": 0}, "random: frozen, they would never learn"),
         ({"label_column": "colour"}, "no label column 'colour'; it has 'image', 'text', 'label'"),
     ],

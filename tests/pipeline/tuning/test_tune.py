@@ -56,7 +56,13 @@ class Runs:
         for epoch in range(1, options.get("epochs", 5) + 1):
             (out / "model").mkdir(exist_ok=True)
             (out / "model" / "config.json").write_text(json.dumps(options["learning_rate"]))
-            figures = {"accuracy": self.figures(options, epoch), "loss": 1.0, "train_loss": 1.0, "seconds": 1.0}
+            figures = {
+                "accuracy": self.figures(options, epoch),
+                "loss": 1.0,
+                "train_loss": 1.0,
+                "seconds": 1.0,
+                "select": "accuracy",
+            }
             after_epoch({"epoch": epoch, **figures})
             self.plan(len(self.options), epoch)
         write_record(out, {"state": "done"})

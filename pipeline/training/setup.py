@@ -1,0 +1,166 @@
+"""Data and model of a run, ready to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate.utils import set_seed
+
+from ..check.check import quick_check
+from ..data.columns import find_columns
+from ..data.rows import Columns
+from ..data.splits import training_table
+from ..data.tables import load_tables
+from ..feature_cache.folder import cache_folder
+from ..loading.augmentation import Augmentation
+from ..loading.dataset import PairDataset
+from ..model.build import build_model
+from ..model.config import MULTI_LABEL as MULTI_LABEL_TYPE
+from ..model.folder import load_model
+from ..model.losses import ClassLoss, balanced_weights
+from ..model.model import DiptychModel
+from ..model.processor import DiptychProcessor
+from ..runtime.console import Console
+from .config import BuildOptions, DataOptions, TrainConfig
+from .feature_reuse import EpochRows, FeatureReuse
+from .objective import ALIGN, CLASSIFY, MULTI_LABEL, Objective, choose_metric
+from .optim import trains_from
+from .stream_rows import StreamRows
+from .table_rows import TableRows
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Data and model of a run.
+
+    Attributes:
+        columns: Which columns are read.
+        objective: What the run trains for.
+        model: With every part unfrozen that is ever to train.
+        processor: Of the model.
+        rows: To learn from and to measure by.
+        augmentation: Which changes of training images are on.
+    """
+
+    columns: Columns
+    objective: Objective
+    model: DiptychModel
+    processor: DiptychProcessor
+    rows: EpochRows
+    augmentation: dict[str, bool]
+
+
+def set_up(
+    data: Any,
+    config: TrainConfig,
+    build: BuildOptions,
+    reading: DataOptions,
+    model: str | Path | None,
+    console: Console,
+) -> Setup:
+    """Read the data, build or load the model, and bring them together.
+
+    Args:
+        data: Whatever `load_tables` takes.
+        config: How the run goes.
+        build: What a new model is built from.
+        reading: What is read of the data.
+        model: A saved model to start from, in place of a new one.
+        console: Shows what was found.
+
+    Raises:
+        ValueError: Something is not usable; the message says what and what to do.
+    """
+    labelled = config.objective == "classify"
+    columns, rows = _read(data, config, reading, labelled, console)
+    objective = (MULTI_LABEL if rows.multi_label else CLASSIFY) if labelled else ALIGN
+    counts = (rows.class_counts(), rows.validation_counts()) if objective is CLASSIFY else (None, None)
+    objective, why = choose_metric(objective, config.select, *counts)
+    console.print(f"best epoch: by {objective.select} on validation, {why}")
+
+    set_seed(config.seed)
+    network, processor = _start(model, build, rows, console)
+    objective.prepare(network, config.alignment_weight)
+    network.image_encoder.unfreeze(config.unfreeze_image)
+    network.text_encoder.unfreeze(config.unfreeze_text)
+    network.class_loss = ClassLoss(
+        multi_label=rows.multi_label,
+        weights=balanced_weights(rows.class_counts()) if config.class_weights == "balanced" else None,
+        focal_gamma=config.focal_gamma,
+        smoothing=config.label_smoothing,
+    )
+    changes, augment_from, why = _augmentation(config, network, rows)
+    console.print(f"augmentation: {', '.join(name for name, on in changes.items() if on) or 'none'}{why}")
+    training, validation = rows.pair_sets(
+        processor,
+        Augmentation(processor.image_processor, **changes) if any(changes.values()) else None,
+        ids=network.alignment is not None,
+        validation_ids=not labelled,
+        augment_from=augment_from,
+    )
+    what = f"{len(rows.names)} classes" if labelled else "no labels needed"
+    console.print(f"data: {len(training)} rows to train on, {len(validation)} to validate ({rows.source}), {what}")
+    total, trained = (
+        sum(p.numel() for p in network.parameters() if p.requires_grad or every) for every in (True, False)
+    )
+    console.print(f"model: {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them train")
+    epoch_rows = EpochRows(training, validation)
+    if config.cache and isinstance(training, PairDataset) and isinstance(validation, PairDataset):
+        cache = cache_folder(config.cache_dir)
+        epoch_rows = FeatureReuse(training, validation, network, processor, config, folder=cache, console=console)
+    elif config.cache and (network.image_encoder.frozen or network.text_encoder.frozen):
+        console.print("features: of a stream they are not kept, so a frozen encoder computes them in every epoch")
+    return Setup(columns, objective, network, processor, epoch_rows, changes)
+
+
+def _read(
+    data: Any, config: TrainConfig, reading: DataOptions, labelled: bool, console: Console
+) -> tuple[Columns, TableRows | StreamRows]:
+    """Which columns there are, and the rows of training and validation."""
+    tables = load_tables(data, streaming=reading.stream)
+    table = training_table(tables)
+    columns = find_columns(table, **reading.columns, need_label=labelled)
+    console.print(f"columns: {columns}")
+    rows: TableRows | StreamRows
+    if isinstance(table.rows, datasets.Dataset):
+        for finding in quick_check(tables, columns):
+            console.print(f"check: {finding}")
+        rows = TableRows(tables, columns, config, labelled=labelled)
+    else:
+        console.print("streaming: one pass to count rows and classes (`diptych check` would read the rest as well)")
+        rows = StreamRows(tables, columns, config, labelled=labelled, console=console)
+    if rows.multi_label:
+        console.print(f"labels: lists in {columns.label!r}, so a row may have several or none (multi-label)")
+    return columns, rows
+
+
+def _start(
+    model: str | Path | None, build: BuildOptions, rows: TableRows | StreamRows, console: Console
+) -> tuple[DiptychModel, DiptychProcessor]:
+    """The model to train, new or saved, with a head for the classes of `rows`."""
+    if model is None:
+        problem = MULTI_LABEL_TYPE if rows.multi_label else None
+        return build_model(labels=rows.names, problem_type=problem, **build.given())
+    network, processor = load_model(model)
+    if network.config.labels != rows.names or network.config.multi_label != rows.multi_label:
+        network, processor = load_model(model, labels=rows.names, multi_label=rows.multi_label)
+        if rows.names:
+            console.print("the head is new: the labels are not those of the model to start from")
+    return network, processor
+
+
+def _augmentation(
+    config: TrainConfig, network: DiptychModel, rows: TableRows | StreamRows
+) -> tuple[dict[str, bool], int, str]:
+    """Which changes of images are on, from which epoch, and what to print of it."""
+    asked = {"flip": config.flip, "crop": config.crop, "colour": config.colour}
+    joins = trains_from(network.image_encoder, config.unfreeze_image, config)
+    changes = {name: on if on is not None else joins is not None for name, on in asked.items()}
+    why = "" if joins is not None or any(changes.values()) else " (the image encoder is frozen)"
+    if changes["flip"] and config.flip is None and rows.speaks_of_sides():
+        changes["flip"], why = False, " (texts speak of sides: no flip)"
+    start = 1 if joins is None or any(asked.values()) else joins  # who asks for them has them from the start
+    return changes, start, why + (f" (from epoch {start})" if start > 1 else "")

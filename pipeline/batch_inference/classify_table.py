@@ -24,6 +24,7 @@ from ..data.tables import FORMATS, Table, load_tables, read_json_lines, readable
 from ..data.writer import RowWriter, types_of_features, types_of_rows
 from ..inference.classifier import ImageTextClassifier
 from ..inference.fast_path import Fast, use_fast_path
+from ..inference.options import ClassifyOptions
 from ..inference.predictions import Prediction, output_row
 from ..model.fingerprint import model_digest
 from ..runtime.signals import Interrupted, StopSignals
@@ -133,9 +134,7 @@ class _Job:
         return self.classifier.table_stream(
             replace(self.table, rows=rows),
             self.columns,
-            batch_size=self.batch_size,
-            on_bad_row=self.on_bad_row,
-            workers=self.workers,
+            ClassifyOptions(self.batch_size, self.on_bad_row, self.workers),
             prompt=self.prompt,
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..data.rows import Columns
 from ..model.model import DiptychModel
+from ..runtime.choices import DTYPES, require_choice
 from .classifier import ImageTextClassifier
 from .encoding import InferenceEncoders
 from .predictions import Prediction
@@ -24,7 +25,7 @@ from .predictions import Prediction
 WARM_UP, SAMPLE, LEAST = 64, 256, 32
 """First rows of a table: to warm up, and to calibrate 8 bits by; then to compare by, at most and at least."""
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Fast:
     min_agreement: float = 0.99
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in _DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}; choose one of {', '.join(_DTYPES)}")
+        if self.dtype is not None:
+            require_choice("dtype", self.dtype, DTYPES)
         if self.int8 and (self.compile or self.dtype):
             raise ValueError("--int8 is a path of its own: leave out --compile and --dtype")
         if not (self.int8 or self.compile or self.dtype):

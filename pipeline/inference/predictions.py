@@ -27,6 +27,10 @@ class Prediction(TypedDict):
     text_weight: float | None
 
 
+NO_PREDICTION = dict.fromkeys(("label", "score", "scores", "image_weight", "text_weight"))
+"""The columns of a prediction that a row without one has."""
+
+
 def output_row(row: Any, prediction: Prediction) -> dict[str, Any]:
     """A row's own columns, then its prediction's. Image bytes are dropped, their path stays.
 

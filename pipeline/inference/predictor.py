@@ -3,13 +3,172 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..data.rows import BadRow, Columns
+from ..model.model import DiptychModel
+from ..model.processor import DiptychProcessor
+from ..model.scores import chosen, scores
 from ..runtime.cpus import usable_cpus
+from .encoding import InferenceEncoders, RecentFeatures
+from .options import ClassifyOptions
+from .predictions import NO_PREDICTION, Prediction
+from .prefetch import BATCHES, BatchSize, ahead, windows
+from .reading import Reader, Row
+
+
+class Predictor:
+    """Predicts the rows of one stream.
+
+    Args:
+        model: In eval mode.
+        processor: The model's own.
+        encoders: Run the model's encoders.
+        options: How to classify.
+        columns: Which columns to read.
+        folder: Where relative image paths start.
+    """
+
+    def __init__(
+        self,
+        model: DiptychModel,
+        processor: DiptychProcessor,
+        encoders: InferenceEncoders,
+        options: ClassifyOptions,
+        columns: Columns,
+        folder: Path | None,
+    ) -> None:
+        self.model, self.processor, self.encoders, self.options = model, processor, encoders, options
+        self.device = model.device
+        self.size = BatchSize(options.batch_size, self.device)
+        self.images, self.texts = RecentFeatures(), RecentFeatures()
+        self.reader = Reader(processor, columns, folder, encoders, self.images)
+
+    def stream(self, rows: Iterable[Mapping[str, Any]], *, prompt: bool) -> Iterator[Prediction]:
+        """Predictions of rows, in their order.
+
+        Args:
+            rows: By column name.
+            prompt: Whether no row may wait for more than its batch; else batches are of texts of about one length.
+
+        Raises:
+            BadRow: At the first bad row, after the predictions of those before it, if that was chosen.
+        """
+        done: dict[int, Prediction] = {}
+        expected, end = 0, sys.maxsize
+        with _threads(self.device, self.options.workers) as pool:
+            for batch in self._batches(rows, prompt, pool):
+                if self.options.on_bad_row == "error":  # those behind it need no prediction
+                    end = min([end, *(row.number for row in batch if row.bad)])
+                done |= {one["row"]: one for one in self._predict(batch, end)}
+                while expected in done:  # in order, whatever the order of the batches
+                    prediction = done.pop(expected)
+                    if expected == end:
+                        raise BadRow(f"row {end}: {prediction['reason']} ({prediction['status']})")
+                    yield prediction
+                    expected += 1
+
+    def _batches(
+        self, rows: Iterable[Mapping[str, Any]], prompt: bool, pool: ThreadPoolExecutor | None
+    ) -> Iterator[list[Row]]:
+        """Rows whose images are read, batch by batch."""
+        size = self.size
+        read = windows(rows, lambda: size.rows if prompt else size.rows * BATCHES)
+        planned = ahead(pool, lambda window: self.reader.plan(window, size.rows), read, lambda: 0 if prompt else 1)
+        for run in planned if prompt else [chain.from_iterable(planned)]:
+            batch: list[Row] = []
+            for row in ahead(pool, self.reader.prepare, run, lambda: 2 * size.rows):
+                batch.append(row)
+                if row.ends:
+                    yield batch
+                    batch = []
+
+    def _predict(self, batch: list[Row], end: int) -> list[Prediction]:
+        """A prediction for each row; one without a label if it cannot be used or stands at `end` or behind."""
+        self.encoders.follow(self.model)
+        for row in batch:
+            if row.picture is not None and row.picture.is_of_old_weights(self.encoders.generation):
+                self.reader.prepare(row)
+        by_number: dict[int, dict[str, Any]] = {}
+
+        def predict(some: list[Row]) -> None:
+            by_number.update(zip((row.number for row in some), self._forward(some), strict=True))
+
+        skips = self.options.on_bad_row == "skip"
+        if usable := [row for row in batch if row.number < end and not row.empty and not (skips and row.bad)]:
+            self.size.run(predict, usable)
+        return [
+            Prediction(row=row.number, status=row.status, reason=row.reason, **by_number.get(row.number, NO_PREDICTION))  # type: ignore[typeddict-item]
+            for row in batch
+        ]
+
+    @torch.inference_mode()
+    def _forward(self, rows: list[Row]) -> list[dict[str, Any]]:
+        """The columns of the predictions of rows that can be used."""
+        words, mask = self._text_features(rows)
+        output = self.model(
+            image_features=self._image_features(rows),
+            text_features=words,
+            attention_mask=mask,
+            image_present=torch.tensor([row.picture is not None for row in rows], device=self.device),
+            text_present=torch.tensor([row.text is not None for row in rows], device=self.device),
+        )
+        config = self.model.config
+        by_row = scores(output.logits, config).tolist()
+        weights = [(None, None)] * len(rows) if output.modality_weights is None else output.modality_weights.tolist()
+        return [
+            {
+                "label": chosen(row, config),
+                "score": max(row),
+                "scores": dict(zip(config.labels, row, strict=True)),
+                "image_weight": image_weight,
+                "text_weight": text_weight,
+            }
+            for row, (image_weight, text_weight) in zip(by_row, weights, strict=True)
+        ]
+
+    def _image_features(self, rows: list[Row]) -> Tensor:
+        """Features (batch, width, rows, columns) of the images; 0 in rows without one, which are not encoded."""
+        pictures = [row.picture for row in rows if row.picture is not None]
+        if not pictures:
+            return torch.zeros(len(rows), self.model.image_encoder.width, 1, 1, device=self.device)
+
+        def encode(indices: list[int]) -> Tensor:
+            pixels = [pixels for index in indices if (pixels := pictures[index].pixels) is not None]
+            return self.encoders.encode_images(self.processor.image_processor.pixel_values(pixels, self.device))
+
+        keys = [(self.encoders.generation, picture.key) for picture in pictures]
+        features = self.images.encode_once(keys, [picture.features for picture in pictures], encode)
+        features = features if isinstance(features, Tensor) else torch.stack(features)
+        return _spread(features, [row.picture is not None for row in rows])
+
+    def _text_features(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
+        """Features (batch, words, width) of the texts, 0 in rows without one, and their mask (batch, words)."""
+        there = [row for row in rows if row.text is not None]
+        lengths = torch.tensor([len(row.pieces) for row in rows], device=self.device)
+        words = max(1, *(len(row.pieces) for row in rows))
+        mask = (torch.arange(words, device=self.device) < lengths.unsqueeze(1)).long()
+        if not there:
+            return torch.zeros(len(rows), 1, self.model.text_encoder.width, device=self.device), mask
+
+        def encode(indices: list[int]) -> Tensor:
+            batch = self.processor.padded([there[index].pieces for index in indices])
+            return self.encoders.encode_texts(*(tensor.to(self.device) for tensor in batch.values()))
+
+        keys = [(self.encoders.generation, *row.pieces) for row in there]
+        features = self.texts.encode_once(keys, [None] * len(there), encode)
+        if not isinstance(features, Tensor):  # each in the width of the batch that it was encoded in
+            real = [states[: len(row.pieces)] for states, row in zip(features, there, strict=True)]
+            features = nn.utils.rnn.pad_sequence(real, batch_first=True)
+        return _spread(features, [row.text is not None for row in rows]), mask
 
 
 def _spread(features: Tensor, present: list[bool]) -> Tensor:

@@ -22,12 +22,29 @@ LARGEST_FILE = 256 << 20
 """Bytes: a larger file is left to the decoder, which doesn't need all of it in memory."""
 
 
-_NOTHING = dict.fromkeys(("label", "score", "scores", "image_weight", "text_weight"))
+@dataclass(frozen=True)
+class Picture:
+    """The image of a row, as it goes to the encoder.
+
+    Attributes:
+        key: A hash of the image, equal where images are.
+        pixels: (height, width, 3) of 8 bits, scaled; None if `features` are known.
+        features: What the encoder gave for an equal image before; of that `generation` of the encoders.
+    """
+
+    key: Hashable
+    pixels: Tensor | None
+    features: Tensor | None
+    generation: int
+
+    def is_of_old_weights(self, generation: int) -> bool:
+        """Whether the weights have changed since its features were computed."""
+        return self.features is not None and self.generation != generation
 
 
 @dataclass(eq=False)
 class Row:
-    """A row between a table and its prediction.
+    """A row of a table, as `Reader` reads it.
 
     Attributes:
         number: In the table, from 0.
@@ -35,36 +52,32 @@ class Row:
         text: None if it cannot be used.
         problems: As of a `Pair`.
         pieces: Ids of the text's word pieces, cut to what the model reads.
-        key: A hash of the image, equal where images are.
-        has_image: Whether there is one that can be used.
-        pixels: (height, width, 3) of 8 bits, scaled; None if `features` are known, or there is no image.
-        features: Of the image, if they are known, of that `generation` of the encoders.
         ends: Whether it is the last of its batch.
-        found: The columns of its prediction.
+        picture: None if there is no image that can be used, or it was not read yet.
     """
 
     number: int
     source: Any
     text: str | None
     problems: list[tuple[str, str]]
-    pieces: list[int]
-    key: Hashable = None
-    has_image: bool = False
-    pixels: Tensor | None = None
-    features: Tensor | None = None
-    generation: int = 0
+    pieces: list[int] = field(default_factory=list)
     ends: bool = False
-    found: dict[str, Any] = field(default_factory=lambda: dict(_NOTHING))
+    picture: Picture | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether neither modality can be used."""
+        return self.text is None and self.picture is None
 
     @property
     def bad(self) -> bool:
-        """Whether a half that was asked for cannot be used."""
+        """Whether a modality that was asked for cannot be used."""
         return any(status != "text_truncated" for status, _ in self.problems)
 
     @property
     def status(self) -> str:
         """One of `STATUSES`."""
-        return worst_status(self.problems, none_left=self.text is None and not self.has_image)
+        return worst_status(self.problems, none_left=self.empty)
 
     @property
     def reason(self) -> str:
@@ -73,7 +86,7 @@ class Row:
 
 
 class Reader:
-    """Reads the halves of rows: texts of many rows at once, images one by one.
+    """Reads the images and texts of rows: texts of many rows at once, images one by one.
 
     Args:
         processor: Of the model.
@@ -100,8 +113,8 @@ class Reader:
         with_text = [row for row in rows if row.text is not None]
         limit = self.processor.max_length
         texts = [self.processor.beginning(str(row.text)) for row in with_text]
-        found = self.processor.pieces(texts)
-        for row, text, (pieces, length) in zip(with_text, texts, found, strict=True):
+        pieces_and_lengths = self.processor.pieces(texts)
+        for row, text, (pieces, length) in zip(with_text, texts, pieces_and_lengths, strict=True):
             row.pieces = pieces
             cut = len(text) < len(str(row.text))
             if cut or length > limit:
@@ -118,31 +131,29 @@ class Reader:
         """The row with its image read and scaled, or the features that are known of it, or what is wrong with it."""
         if self.columns.image is None or any(status == "row_unreadable" for status, _ in row.problems):
             return row
-        row.pixels, row.has_image = None, False
-        row.generation = self.encoders.generation
+        generation = self.encoders.generation
         source, digest = _stored(row.source, self.folder)
-        row.features = None if digest is None else self.kept.get((row.generation, digest))
-        if row.features is None:
-            try:
-                transforms = self.processor.image_processor
-                whole = read_image(source, folder=self.folder, at_least=transforms.needed_size)
-                with image_errors():
-                    image = transforms.resize(whole)
-            except BadImage as error:
-                row.problems.append((error.status, str(error)))
-                return row
-            row.pixels = torch.from_numpy(np.array(image))
-            digest = _digest(image.tobytes()) if digest is None else digest
-        row.key, row.has_image = digest, True
+        if digest is not None and (features := self.kept.get((generation, digest))) is not None:
+            row.picture = Picture(digest, None, features, generation)
+            return row
+        transforms = self.processor.image_processor
+        try:
+            image = read_image(source, folder=self.folder, at_least=transforms.needed_size)
+            with image_errors():
+                image = transforms.resize(image)
+        except BadImage as error:
+            row.problems.append((error.status, str(error)))
+            return row
+        digest = _digest(image.tobytes()) if digest is None else digest
+        row.picture = Picture(digest, torch.from_numpy(np.array(image)), None, generation)
         return row
 
     def _read_text(self, number: int, row: Mapping[str, Any]) -> Row:
         if isinstance(row, UnreadableRow):
-            return Row(number, None, None, [("row_unreadable", row.reason)], [])
+            return Row(number, None, None, [("row_unreadable", row.reason)])
         text, problem = read_text(self.columns.text_of(row))
-        return Row(
-            number, self.columns.image_of(row), text, [problem] if problem and self.columns.text is not None else [], []
-        )
+        problems = [problem] if problem and self.columns.text is not None else []
+        return Row(number, self.columns.image_of(row), text, problems)
 
 
 def _stored(source: Any, folder: Path | None) -> tuple[Any, bytes | None]:

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from ...encoders import IMAGE_ENCODERS, BertEncoder, ResNetEncoder
 from ...encoders.text import load_text_config, quiet_transformers
+from ..runtime.choices import IMAGE_WEIGHTS, require_choice
 from .config import DiptychConfig
 from .folder import _is_ours, _require_words, load_model
 from .image_processor import DiptychImageProcessor
@@ -43,8 +44,7 @@ def build_model(
     Raises:
         ValueError: An encoder cannot be found or a field is out of its range.
     """
-    if image_weights not in ("pretrained", "random"):
-        raise ValueError(f"image_weights is {image_weights!r}; choose pretrained or random")
+    require_choice("image_weights", image_weights, IMAGE_WEIGHTS)
     image_source = load_model(image_encoder) if _is_ours(image_encoder) else None
     text_source = load_model(text_encoder) if _is_ours(text_encoder) else None
 

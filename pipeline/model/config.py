@@ -6,8 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from ...fusion import check_pattern
-from ..runtime.choices import FUSIONS
+from ..runtime.choices import FUSIONS, require_choice
 
 FORMAT_VERSION = 3
 """Version of the saved folder. A model of a later version is refused, an earlier one is read."""
@@ -93,8 +92,7 @@ class DiptychConfig(PreTrainedConfig):
                 f"format_version is {self.format_version}: this model was saved by a later Diptych, and this one reads "
                 f"up to version {FORMAT_VERSION}; upgrade diptych"
             )
-        if self.fusion not in FUSIONS:
-            raise ValueError(f"unknown fusion {self.fusion!r}; choose one of {', '.join(FUSIONS)}")
+        require_choice("fusion", self.fusion, FUSIONS)
         if self.modality_gate is None:  # `mlp` had none in format 1
             self.modality_gate = self.fusion != "concat" and (self.fusion, self.format_version) != ("mlp", 1)
         pooled = self.fusion in ("concat", "mlp")  # they read the mean of an image's regions, and of a text's words
@@ -105,6 +103,8 @@ class DiptychConfig(PreTrainedConfig):
         if self.fusion_hidden_size is None:
             self.fusion_hidden_size = 512 if self.fusion == "cross-modal" and self.format_version > 2 else 1024
         self.format_version = FORMAT_VERSION
+        from ...fusion import check_pattern  # with the encoders, which ask transformers for its models
+
         check_pattern(self.pattern, self.window, tuple(self.global_tokens))
         if self.pattern != "dense" and self.fusion != "self-attention":
             raise ValueError(

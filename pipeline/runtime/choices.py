@@ -16,3 +16,17 @@ PRECISIONS = ("no", "fp16", "bf16")
 """Number format of training; `no` is 32 bits."""
 IMAGE_WEIGHTS = ("pretrained", "random")
 """What a new image encoder starts from."""
+DTYPES = ("bf16", "fp16")
+"""Number format of the encoders in classifying, other than 32 bits."""
+ON_BAD_ROW = ("mask", "skip", "error")
+"""What to do with a row whose image or text cannot be used."""
+
+
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """See that `value` is one of `choices`.
+
+    Raises:
+        ValueError: It is none of them; the message names it and all of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

@@ -141,6 +141,23 @@ def test_one_half_is_enough(classify):
     assert (by_image["status"], by_image["image_weight"]) == ("text_missing", 1.0)
 
 
+@pytest.mark.parametrize("wrap", [list, tuple])
+def test_images_and_texts_are_given_one_by_one_or_as_lists(classify, rows, wrap):
+    images, texts = (wrap(row[name] for row in rows) for name in ("image", "text"))
+    singly = classify(rows)
+    assert classify(images[0], texts[0]) == classify(image=images[0], text=texts[0]) == classify(rows[0])
+    close(classify(images, texts), singly)
+    close(classify(image=images, text=texts), singly)
+    close(classify(image=images), classify([{"image": image} for image in images]))
+    assert classify(image=wrap([])) == []
+    with pytest.raises(ValueError, match="there is a list of 7 images and a list of 2 texts; give one of each, or as"):
+        classify(image=images, text=texts[:2])
+    with pytest.raises(ValueError, match="there is one image and a list of 7 texts"):
+        classify(images[0], texts)
+    with pytest.raises(ValueError, match=r"give pairs, or an image, a text or both: classify\(IMAGE, TEXT\)"):
+        classify()
+
+
 def test_what_cannot_be_classified_is_said(classify, rows):
     with pytest.raises(ValueError, match="a int cannot be classified: give a dict"):
         classify(3)

@@ -194,7 +194,7 @@ def test_files_say_what_they_say_without_being_read_first(processor, tmp_path):
         except BadImage as error:
             expected = [(error.status, str(error))]
         assert found.prepare(row).problems == expected, sources[row.number]
-        assert row.has_image == (not expected)
+        assert (row.picture is not None) == (not expected)
 
 
 def test_equal_images_have_equal_keys_whatever_they_come_as(processor, tmp_path):
@@ -203,7 +203,7 @@ def test_equal_images_have_equal_keys_whatever_they_come_as(processor, tmp_path)
     stored = ["a.png", data, {"bytes": data, "path": "other.png"}, bytearray(data), tmp_path / "a.png"]
     rows = [{"image": one, "text": "a"} for one in (*stored, picture("red"), picture("red"), picture("blue"))]
     found = reader(processor, tmp_path)
-    keys = [found.prepare(row).key for row in found.plan(list(enumerate(rows)), 100)]
+    keys = [found.prepare(row).picture.key for row in found.plan(list(enumerate(rows)), 100)]
     assert len(set(keys[:5])) == 1
     assert keys[5] == keys[6] != keys[7]
 

@@ -216,11 +216,11 @@ def test_missing_weights_are_damage_not_a_reason_to_guess(tiny, tmp_path):
     [
         ("resnet19", {}, "unknown image encoder 'resnet19'; choose one of resnet101"),
         ("resnet-tiny", {}, "resnet-tiny has no published weights"),
-        ("resnet-tiny", {"image_weights": "imagenet"}, "image_weights is 'imagenet'; choose pretrained or random"),
+        ("resnet-tiny", {"image_weights": "imagenet"}, "image_weights is 'imagenet'; choose one of pretrained, random"),
         (
             "resnet-tiny",
             {"image_weights": "random", "fusion": "magic"},
-            "unknown fusion 'magic'; choose one of cross-modal",
+            "fusion is 'magic'; choose one of cross-modal",
         ),
     ],
 )

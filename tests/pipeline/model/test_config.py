@@ -164,7 +164,7 @@ def test_a_weight_in_the_loss_is_at_least_0(field, weight):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("fusion", "sum", "unknown fusion 'sum'; choose one of " + ", ".join(FUSIONS)),
+        ("fusion", "sum", "fusion is 'sum'; choose one of " + ", ".join(FUSIONS)),
         ("region_grid", -1, "region_grid is -1; it must be at least 1, or 0 for the image trunk's own grid"),
         ("hidden_size", 0, "hidden_size is 0; it must be at least 1"),
         ("fusion_layers", 0, "fusion_layers is 0; it must be at least 1"),

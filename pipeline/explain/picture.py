@@ -1,0 +1,142 @@
+"""An explanation as a picture: the photo under its heat map, the words, the scores, the modalities."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from .explain import Explanation
+
+FOR, AGAINST = (214, 96, 0), (30, 96, 200)
+"""Colours (red, green, blue) of what speaks for the class and of what speaks against it."""
+_INK, _MUTED = "#1a1d21", "#5b6470"
+_SIDE = 640  # pixels: the longer side of the photo in a page
+
+
+def percent(share: float) -> str:
+    """A share for people: 100 % only where it is."""
+    if 0.999 < share < 1:
+        return "> 99.9 %"
+    return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
+
+
+def overlay(explanation: Explanation, side: int = _SIDE) -> tuple[Image.Image, Image.Image]:
+    """The photo, at most `side` pixels long, and its heat map as a transparent picture of the same size.
+
+    The map lies over the part of the photo that the model sees; what it does not see is dimmed.
+    """
+    if explanation.image is None or explanation.heat is None:
+        raise ValueError("the explanation has no image to lay a map over")
+    photo = explanation.image.convert("RGB")
+    scale = side / max(photo.size)
+    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+    photo = photo.resize(size, Image.Resampling.LANCZOS)
+    heat = explanation.heat.numpy()
+    most = float(np.abs(heat).max()) or 1.0
+    colours = np.where(heat[..., None] >= 0, np.array(FOR), np.array(AGAINST)).astype(np.uint8)
+    alpha = (np.clip(np.abs(heat) / most, 0, 1) ** 0.8 * 200).astype(np.uint8)
+    seen = Image.fromarray(np.dstack([colours, alpha]), "RGBA")
+    left, top, right, bottom = (
+        round(share * length) for share, length in zip(explanation.seen, (*size, *size), strict=True)
+    )
+    inside = (max(0, left), max(0, top), min(size[0], right), min(size[1], bottom))
+    layer = Image.new("RGBA", size, (0, 0, 0, 150))
+    layer.paste((0, 0, 0, 0), inside)
+    seen = seen.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
+    layer.alpha_composite(seen.crop((inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top)), inside[:2])
+    return photo, layer
+
+
+def draw(explanation: Explanation, path: Path) -> None:
+    """Write an explanation as a PNG."""
+    from matplotlib.figure import Figure
+
+    has_image = explanation.image is not None and explanation.heat is not None
+    figure = Figure(figsize=(11, 5) if has_image else (7, 5), dpi=130, facecolor="white")
+    left = 0.47 if has_image else 0.05
+    if has_image:
+        photo, layer = overlay(explanation)
+        axes = figure.add_axes((0.02, 0.04, 0.42, 0.92))
+        axes.imshow(Image.alpha_composite(photo.convert("RGBA"), layer))
+        axes.axis("off")
+    versus = f" rather than {explanation.against}" if explanation.against else ""
+    title = f"{explanation.label}{versus}"
+    figure.text(left, 0.93, title, fontsize=19 if len(title) < 30 else 14, weight="bold", color=_INK, va="top")
+    figure.text(left, 0.835, f"score {percent(explanation.score)}", fontsize=12, color=_MUTED, va="top")
+    bottom = _words(figure, explanation, left, 0.75)
+    _bars(figure, explanation, left, min(bottom - 0.06, 0.5))
+    faithfulness = explanation.faithfulness
+    lines = [
+        f"Without the top {faithfulness.cells} of 49 places and {faithfulness.words} words the score is "
+        f"{percent(faithfulness.without_top)};",
+        f"without as many at random {percent(faithfulness.without_random)}."
+        + (" Low faithfulness: read nothing into this map." if faithfulness.low else ""),
+    ]
+    figure.text(left, 0.055, "\n".join(lines), fontsize=9, color="#a3210f" if faithfulness.low else _MUTED)
+    figure.savefig(path, format="png", facecolor="white")
+
+
+def _tint(value: float, most: float) -> tuple[float, float, float]:
+    """The colour behind a word, from white to the full colour of its sign."""
+    share = min(abs(value) / most, 1.0) * 0.6
+    colour = FOR if value >= 0 else AGAINST
+    return tuple(1 - share * (1 - channel / 255) for channel in colour)  # type: ignore[return-value]
+
+
+def _words(figure: Any, explanation: Explanation, left: float, top: float) -> float:
+    """Draw the words in lines, each on its colour; where the next thing may stand."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if explanation.text is None:
+        figure.text(left, top, "no text", fontsize=12, color=_MUTED, style="italic", va="top")
+        return top - 0.06
+    most = max((abs(word.value) for word in explanation.words), default=0.0) or 1.0
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    width = figure.get_size_inches()[0] * figure.dpi
+    x, y, line = left, top, 0.075
+    for word in explanation.words[:60]:
+        text = explanation.text[word.start : word.end]
+        label = figure.text(
+            x,
+            y,
+            text.replace("$", r"\$"),
+            fontsize=13,
+            color=_INK,
+            va="top",
+            bbox={"facecolor": _tint(word.value, most), "edgecolor": "none", "boxstyle": "round,pad=0.22"},
+        )
+        extent = label.get_window_extent(renderer)
+        if x + extent.width / width > 0.97 and x > left:
+            x, y = left, y - line
+            label.set_position((x, y))
+        x += (extent.width + 0.16 * figure.dpi) / width
+        if y < 0.45:
+            break
+    return float(y - line)
+
+
+def _bars(figure: Any, explanation: Explanation, left: float, top: float) -> None:
+    """Draw what each modality contributed, and its weight."""
+    rows = [("image", explanation.image_contribution, explanation.image_weight)]
+    rows += [("text", explanation.text_contribution, explanation.text_weight)]
+    most = max(abs(value) for _, value, _ in rows) or 1.0
+    axes = figure.add_axes((left + 0.07, max(top - 0.2, 0.2), 0.3, 0.17))
+    axes.barh([name for name, _, _ in rows], [value for _, value, _ in rows], height=0.6)
+    for bar, (_, value, _) in zip(axes.patches, rows, strict=True):
+        bar.set_color([channel / 255 for channel in (FOR if value >= 0 else AGAINST)])
+    axes.axvline(0, color=_MUTED, linewidth=0.8)
+    axes.set_xlim(-1.15 * most if any(value < 0 for _, value, _ in rows) else 0, 1.15 * most)
+    for index, (_, value, weight) in enumerate(rows):
+        note = f"{value:+.2f}" + ("" if weight is None or math.isnan(weight) else f"    weight {weight:.2f}")
+        axes.text(1.2 * most, index, note, va="center", fontsize=10, color=_INK)
+    axes.invert_yaxis()
+    axes.set_title("contribution to the log-odds", fontsize=10, color=_MUTED, loc="left")
+    axes.tick_params(labelsize=10, colors=_INK, length=0)
+    axes.set_xticks([])
+    for side in ("top", "right", "bottom", "left"):
+        axes.spines[side].set_visible(False)

@@ -25,16 +25,17 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"runtime", "data", "encoders", "fusion"},
     "check": {"data", "model"},
     "feature_cache": {"runtime", "data", "model", "encoders"},
-    "inference": {"runtime", "data", "model", "encoders"},
+    "inference": {"runtime", "data", "model", "encoders", "explain"},
     "loading": {"runtime", "data", "model", "feature_cache", "encoders"},
     "evaluation": {"runtime", "data", "model", "loading"},
     "batch_inference": {"runtime", "data", "model", "inference"},
     "training": {"runtime", "data", "model", "check", "feature_cache", "loading", "evaluation", "encoders"},
     "tuning": {"runtime", "data", "model", "loading", "training", "encoders"},
+    "explain": {"data", "model", "encoders", "fusion"},
     "demo": {"runtime", "evaluation", "inference", "training"},
     "cli": {
         *("runtime", "data", "model", "check", "feature_cache", "inference", "evaluation", "batch_inference"),
-        *("training", "tuning", "demo"),
+        *("training", "tuning", "explain", "demo"),
     },
 }
 """Whom the files of a room may import, lazily or for types too, beside their own room."""

@@ -10,7 +10,7 @@ import typer
 
 from ..runtime.cpus import limit_threads
 from ..runtime.version import __version__
-from . import check, classify, demo, evaluate, info, rank, train, tune
+from . import check, classify, demo, evaluate, explain, info, rank, train, tune
 from .terminal import PanelCommand
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ for function in (
     classify.classify,
     train.train,
     evaluate.evaluate,
+    explain.explain,
     check.check,
     rank.rank,
     tune.tune,

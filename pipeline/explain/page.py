@@ -6,15 +6,13 @@ import base64
 import html
 import io
 import json
+from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from .picture import overlay, percent
-
-if TYPE_CHECKING:
-    from .explain import Explanation, Word
+from .explanation import Explanation, Word
+from .picture import draw, overlay, percent
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -120,6 +118,16 @@ document.querySelectorAll(".words button").forEach((button) => {
 </script>
 </body></html>
 """)
+
+
+def save_explanation(explanation: Explanation, folder: str | Path, *, name: str = "explanation") -> tuple[Path, Path]:
+    """Write a page that needs nothing else and a picture, `NAME.html` and `NAME.png`; their paths."""
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    page, picture = folder / f"{name}.html", folder / f"{name}.png"
+    page.write_text(page_of(explanation), encoding="utf-8")
+    draw(explanation, picture)
+    return page, picture
 
 
 def page_of(explanation: Explanation) -> str:

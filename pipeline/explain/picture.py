@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:
-    from .explain import Explanation
+from .explanation import Explanation
 
 FOR, AGAINST = (214, 96, 0), (30, 96, 200)
 """Colours (red, green, blue) of what speaks for the class and of what speaks against it."""

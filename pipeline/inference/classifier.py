@@ -19,8 +19,9 @@ from .options import ClassifyOptions
 from .predictions import Prediction, output_columns, output_row
 from .predictor import Predictor
 
-if TYPE_CHECKING:  # what reads tables loads datasets and pandas: a pair needs neither
+if TYPE_CHECKING:
     from ..data.tables import Table
+    from ..explain.explanation import Explanation  # what reads tables loads datasets and pandas: a pair needs neither
     from .rank import Ranked
 
 _NOT_GIVEN: Any = object()
@@ -176,6 +177,37 @@ class ImageTextClassifier:
         from .rank import rank
 
         return rank(self.model, self.processor, image=image, text=text, texts=texts, images=images, top=top)
+
+    def explain(
+        self,
+        *,
+        image: Any = None,
+        text: str | None = None,
+        against: str | None = None,
+        method: str = "integrated-gradients",
+        out: str | Path | None = None,
+    ) -> Explanation:
+        """Why a pair is classified as it is; see `diptych.pipeline.explain.explain.explain`.
+
+            classify.explain(image="shirt.jpg", text="a navy shirt", out="why/")
+
+        Args:
+            image: Anything that stands for an image; None for none.
+            text: A sentence; None for none.
+            against: A class to compare the predicted one with.
+            method: `integrated-gradients`, `attention` or `occlusion`.
+            out: Folder for a page (HTML) and a picture (PNG).
+
+        Raises:
+            ValueError: There is nothing to explain, or no such class or method.
+        """
+        from ..explain.explain import explain
+        from ..explain.page import save_explanation
+
+        explanation = explain(self.model, self.processor, image=image, text=text, against=against, method=method)
+        if out is not None:
+            save_explanation(explanation, out)
+        return explanation
 
     def stream(
         self,

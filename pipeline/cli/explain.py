@@ -1,0 +1,78 @@
+"""`diptych explain`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .command import command, option
+from .options import Split
+from .terminal import Show
+
+
+@command()
+def explain(
+    show: Show,
+    model: Annotated[str, typer.Argument(help="A run's folder, a model's folder or a Hub id.")],
+    image: Annotated[str | None, typer.Argument(help="An image file; '' for none.")] = None,
+    text: Annotated[str | None, typer.Argument(help="A sentence; leave it out for none.")] = None,
+    out: Annotated[str | None, option("Folder for the page (HTML) and the picture (PNG).")] = None,
+    against: Annotated[str | None, option("Why the predicted class rather than this one.")] = None,
+    method: Annotated[
+        str, option("How places and words are weighed: integrated-gradients, attention or occlusion.")
+    ] = "integrated-gradients",
+    data: Annotated[str | None, option("Explain rows of this table in place of one pair.", panel="Data")] = None,
+    rows: Annotated[
+        str | None, option("Which rows, counted from 0, such as 0,3,10-12.  [default: 0-9]", panel="Data")
+    ] = None,
+    split: Split = None,
+    faithfulness: Annotated[
+        str | None, option("Compare all methods on the first 300 rows of this table.", panel="Data")
+    ] = None,
+) -> None:
+    """Explain predictions: which places and words speak for the class, and how faithful that is."""
+    from ..explain.explain import explain as explain_pair
+    from ..explain.many import compare_methods, comparison_text, explain_rows, parse_rows
+    from ..explain.page import save_explanation
+    from ..model.folder import load_model
+
+    if faithfulness is None and out is None:
+        raise ValueError("give --out, the folder for the page and the picture")
+    if (data is not None or faithfulness is not None) and (image is not None or text is not None):
+        raise ValueError("an image or a text and a table were given: explain one pair, or rows of --data")
+    if rows is not None and data is None:
+        raise ValueError("--rows goes with --data: it says which rows of the table to explain")
+    network, processor = load_model(model)
+    if faithfulness is not None:
+        compared = compare_methods(network, processor, faithfulness, split=split, quiet=show.quiet)
+        show.result(compared, comparison_text)
+    elif data is not None:
+        numbers = parse_rows(rows)
+        options: dict[str, Any] = {"rows": numbers, "split": split, "against": against, "method": method}
+        records = explain_rows(network, processor, data, str(out), **options)
+        show.result(records, lambda rows: f"{len(rows)} rows explained: {out}/index.html")
+    else:
+        explanation = explain_pair(network, processor, image=image or None, text=text, against=against, method=method)
+        page, picture = save_explanation(explanation, str(out))
+        show.result(explanation.to_dict(), summary)
+        show.remark(f"{page} and {picture}")
+
+
+def summary(explanation: dict[str, Any]) -> str:
+    """What the page says, in a few lines."""
+    words = sorted(explanation["words"], key=lambda word: -abs(word[1]))[:5]
+    faithful = explanation["faithfulness"]
+    lines = [
+        f"{explanation['label']}  {explanation['score']:.4f}",
+        f"contributions to the log-odds: image {explanation['image_contribution']:+.2f}, "
+        f"text {explanation['text_contribution']:+.2f}",
+    ]
+    if words:
+        lines.append("words: " + ", ".join(f"{word} {value:+.2f}" for word, value in words))
+    lines.append(
+        f"without the top fifth of places and words the score is {faithful['without_top']:.4f}, without as many at "
+        f"random {faithful['without_random']:.4f}"
+        + ("; low faithfulness: read nothing into it" if faithful["low"] else "")
+    )
+    return "\n".join(lines)

@@ -1,0 +1,198 @@
+"""Explanations of many rows, and the methods compared over a dataset."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ..data.columns import find_columns
+from ..data.rows import Pair as RowPair
+from ..data.rows import read_pair
+from ..data.splits import pick_split
+from ..data.tables import load_tables
+from ..model.model import DiptychModel
+from ..model.processor import DiptychProcessor
+from .explain import DEFAULT_METHOD, explain, make_pair
+from .faithfulness import curves
+from .methods import METHODS
+from .page import save_explanation
+from .removal import log_odds
+
+FIRST_ROWS = 10
+
+
+def parse_rows(text: str | None) -> list[int]:
+    """Row numbers of `0,3,10-12`; the first ten by default.
+
+    Raises:
+        ValueError: It names no rows.
+    """
+    if text is None:
+        return list(range(FIRST_ROWS))
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"--rows is {text!r}: give row numbers from 0, such as 0,3,10-12")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return list(dict.fromkeys(numbers))
+
+
+def explain_rows(
+    model: DiptychModel,
+    processor: DiptychProcessor,
+    data: Any,
+    out: str | Path,
+    *,
+    rows: Sequence[int],
+    split: str | None = None,
+    against: str | None = None,
+    method: str = DEFAULT_METHOD,
+) -> list[dict[str, Any]]:
+    """Explain rows of a table: a page and a picture of each in `out`, `explanations.jsonl`, and a page with all.
+
+    A row that has neither a usable image nor a text gets no page: its status and reason say why.
+
+    Raises:
+        ValueError: The data cannot be read, or has no such row.
+    """
+    folder = Path(out).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for pair in read_rows(data, split, rows):
+        record: dict[str, Any] = {"row": pair.row, "status": pair.status, "reason": pair.reason}
+        if pair.image is not None or pair.text is not None:
+            explanation = explain(model, processor, image=pair.image, text=pair.text, against=against, method=method)
+            page, _ = save_explanation(explanation, folder, name=f"row-{pair.row:05}")
+            record |= {"page": page.name, **explanation.to_dict()}
+        records.append(record)
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    (folder / "explanations.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "index.html").write_text(_index(records), encoding="utf-8")
+    return records
+
+
+def read_rows(data: Any, split: str | None, numbers: Sequence[int] | None) -> Iterator[RowPair]:
+    """The rows of these numbers, in the table's order; all of them without numbers.
+
+    Raises:
+        ValueError: The data cannot be read, or ends before one of them.
+    """
+    table = pick_split(load_tables(data, streaming=True), split, default="test")
+    columns = find_columns(table, need_label=False)
+    wanted = None if numbers is None else set(numbers)
+    count = 0
+    for number, row in enumerate(table.rows):
+        count = number + 1
+        if wanted is None or number in wanted:
+            yield read_pair(number, row, columns, table.folder)
+        if wanted is not None and number >= max(wanted):
+            return
+    missing = sorted(number for number in wanted or () if number >= count)
+    if missing and missing[0] >= FIRST_ROWS:
+        raise ValueError(f"{table.name} has {count} rows, so there is no row {missing[0]}; rows count from 0")
+
+
+def compare_methods(
+    model: DiptychModel,
+    processor: DiptychProcessor,
+    data: Any,
+    *,
+    split: str | None = None,
+    most: int = 300,
+    seed: int = 0,
+    quiet: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Deletion, insertion and CPU time of each method over the first `most` rows that have both modalities.
+
+    Deletion is the mean score of the predicted class while the first places and words are removed one after another
+    (lower is better), insertion while only they are kept (higher is better); each compared with a random order of the
+    same sizes, row by row.
+
+    Raises:
+        ValueError: The data cannot be read, or no row has both modalities.
+    """
+    methods = [
+        name for name in METHODS if name != "attention" or model.config.fusion in ("cross-modal", "self-attention")
+    ]
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
+    done = 0
+    with tqdm(desc="faithfulness", unit="row", total=most, disable=True if quiet else None) as bar:
+        for row in read_rows(data, split, None):
+            if row.image is None or row.text is None:
+                continue
+            pair, spans = make_pair(processor, row.image, row.text)
+            if not pair.has_text:
+                continue
+            groups = [group for _, _, group in spans]
+            label = int(model(**pair.batch).logits.argmax())
+            for name in methods:
+                start = time.process_time()
+                attribution = METHODS[name](model, pair, log_odds(model, label))
+                seconds = time.process_time() - start
+                measured = curves(model, pair, attribution, groups, label, seed=seed + row.row)
+                results[name].append(measured | {"seconds": seconds})
+            done += 1
+            bar.update()
+            if done >= most:
+                break
+    if not done:
+        raise ValueError("no row has both an image and a text: there is nothing to compare the methods on")
+    return {name: _summary(measured) for name, measured in results.items()}
+
+
+def _summary(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Means over rows, and paired differences from the random order with their 95 % intervals."""
+    summary: dict[str, Any] = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+    summary["rows"] = len(rows)
+    for curve, sign in (("deletion", 1), ("insertion", -1)):
+        gains = [sign * (row[f"random {curve}"] - row[curve]) for row in rows]
+        mean = statistics.fmean(gains)
+        half = 1.96 * statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+        summary[f"{curve}_gain"] = [mean, mean - half, mean + half]
+    return summary
+
+
+def comparison_text(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table for people."""
+    lines = [
+        f"{next(iter(methods.values()))['rows']} rows; gains over a random order, 95 % interval",
+        f"{'':22}{'deletion':>9}{'gain':>26}{'insertion':>11}{'gain':>26}{'CPU s':>7}",
+    ]
+    for name, values in methods.items():
+        gains = [
+            "  {:+.3f} ({:+.3f} to {:+.3f})".format(*values[f"{curve}_gain"]) for curve in ("deletion", "insertion")
+        ]
+        lines.append(
+            f"{name:22}{values['deletion']:9.3f}{gains[0]:>26}{values['insertion']:11.3f}{gains[1]:>26}"
+            f"{values['seconds']:7.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _index(records: Sequence[Mapping[str, Any]]) -> str:
+    """A page with a link to each explanation."""
+    items = []
+    for record in records:
+        text = html.escape(str(record.get("text") or record["reason"] or ""))
+        if "page" in record:
+            label = f"<b>{html.escape(record['label'])}</b> {record['score']:.1%}"
+            items.append(f'<li><a href="{record["page"]}">row {record["row"]}</a> {label}<br>{text}</li>')
+        else:
+            items.append(f"<li>row {record['row']}: {record['status']}<br>{text}</li>")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><title>Explanations</title>'
+        "<style>:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:760px;margin:0 auto;"
+        "padding:24px;overflow-wrap:anywhere}li{margin:0 0 14px}</style></head><body><h1>Explanations</h1><ul>"
+        + "".join(items)
+        + "</ul></body></html>\n"
+    )

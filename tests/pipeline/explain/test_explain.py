@@ -1,0 +1,168 @@
+"""`explain`: what one call gives, words and faithfulness, and the command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from diptych import ImageTextClassifier, load_model
+from diptych.pipeline.cli.main import app
+from diptych.pipeline.demo.scenes import SHIPPED_MODEL, make_scenes
+from diptych.pipeline.explain.explain import explain, make_pair, seen_box
+from diptych.pipeline.explain.faithfulness import Order, curves, measure_faithfulness
+from diptych.pipeline.explain.many import parse_rows
+from diptych.pipeline.explain.methods import METHODS
+from diptych.pipeline.explain.removal import Attribution, log_odds
+from PIL import Image
+from typer.testing import CliRunner
+
+from ...conftest import build_tiny, picture
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """The shipped model, its processor, and some pairs."""
+    model, processor = load_model(SHIPPED_MODEL)
+    return model, processor, make_scenes(24, seed=3)
+
+
+def test_words_are_whole_and_special_tokens_are_not_shown(tiny):
+    model, processor = tiny
+    explanation = explain(model, processor, image=picture("red"), text="  a redshirt, RED shoe")
+    shown = [explanation.text[word.start : word.end] for word in explanation.words]
+    assert shown == ["a", "redshirt", ",", "RED", "shoe"]
+
+
+def test_pieces_of_a_word_go_together():
+    _, processor = load_model(SHIPPED_MODEL)
+    _, spans = make_pair(processor, None, "a red circle is here")
+    assert [group for *_, group in spans] == [[0], [1], [2], [3], [4]]
+
+
+def test_what_is_explained_is_what_is_classified(scenes):
+    model, processor, rows = scenes
+    classify = ImageTextClassifier(model, processor, device="cpu")
+    for row in rows.select(range(4)):
+        explanation = classify.explain(image=row["image"], text=row["text"])
+        prediction = classify({"image": row["image"], "text": row["text"]})
+        assert explanation.label == prediction["label"]
+        assert explanation.score == pytest.approx(prediction["score"], abs=1e-4)
+        assert explanation.image_weight == pytest.approx(prediction["image_weight"], abs=1e-4)
+
+
+def test_an_explanation_is_the_same_twice_and_changes_nothing(scenes):
+    model, processor, rows = scenes
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    one, two = (explain(model, processor, image=rows[0]["image"], text=rows[0]["text"]).to_dict() for _ in range(2))
+    assert one == two
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_explanation_turned_around_is_less_faithful(scenes):
+    """Faithfulness can be low: it is, of the same explanation with every sign turned."""
+    model, processor, rows = scenes
+    gains = []
+    for row in rows:
+        pair, spans = make_pair(processor, row["image"], row["text"])
+        groups = [group for *_, group in spans]
+        label = int(model(**pair.batch).logits.argmax())
+        good = METHODS["integrated-gradients"](model, pair, log_odds(model, label))
+        bad = Attribution(-good.heat, -good.words)
+        measured = [measure_faithfulness(model, pair, some, groups, label) for some in (good, bad)]
+        gains.append([some.without_random - some.without_top for some in measured])
+        worse, better = (curves(model, pair, some, groups, label, seed=0) for some in (bad, good))
+        gains[-1].append(worse["deletion"] - better["deletion"])
+    good, bad, deletion = torch.tensor(gains).mean(dim=0).tolist()
+    assert good > 0.15
+    assert bad < 0
+    assert deletion > 0.1
+
+
+def test_what_is_removed_grows_and_ends_with_everything(scenes):
+    _, processor, rows = scenes
+    pair, spans = make_pair(processor, rows[0]["image"], rows[0]["text"])
+    groups = [group for *_, group in spans]
+    order = Order.of(pair, Attribution(torch.rand(48, 48), torch.rand(len(pair.words))), groups)
+    assert [int(order.removed(share)[0].sum()) for share in (0.0, 0.2, 1.0)] == [0, 10, 49]
+    assert bool(order.removed(1.0)[1].all())
+    assert not order.removed(1.0, last=True)[0].any()
+    with_nothing = pair.greyed(torch.zeros(1, 7, 7, dtype=torch.bool))
+    assert torch.equal(with_nothing, pair.batch["pixel_values"])
+    assert not pair.greyed(torch.ones(1, 7, 7, dtype=torch.bool)).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "there is neither an image nor a text to explain"),
+        ({"text": "   "}, "there is neither an image nor a text to explain"),
+        ({"text": "a red shirt", "method": "lime"}, "method is 'lime'; choose one of integrated-gradients"),
+        ({"text": "a red shirt", "against": "blue"}, "against is 'blue'; choose one of the model's classes: no, yes"),
+    ],
+)
+def test_what_cannot_be_explained_is_said(tiny, options, message):
+    with pytest.raises(ValueError, match=message):
+        explain(*tiny, **options)
+
+
+def test_against_the_predicted_class_is_refused(tiny):
+    predicted = explain(*tiny, text="a red shirt").label
+    with pytest.raises(ValueError, match="which is the predicted class itself"):
+        explain(*tiny, text="a red shirt", against=predicted)
+
+
+def test_a_model_with_several_labels(text_folder):
+    model, processor = build_tiny(text_folder, problem_type="multi_label_classification")
+    explanation = explain(model.eval(), processor, image=picture("red"), text="a red shirt")
+    assert explanation.label in ("no", "yes")
+    assert explanation.scores[explanation.label] == max(explanation.scores.values())
+
+
+def test_the_part_that_is_seen(tiny):
+    processor = tiny[1]
+    assert seen_box(processor, Image.new("RGB", (400, 100))) == (0.0, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [(None, list(range(10))), ("3", [3]), ("0,3,10-12", [0, 3, 10, 11, 12]), ("2, 2", [2])]
+)
+def test_rows_by_number(text, numbers):
+    assert parse_rows(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "x", "1-", "-1", "1,,2"])
+def test_rows_that_are_no_numbers(text):
+    with pytest.raises(ValueError, match="give row numbers from 0"):
+        parse_rows(text)
+
+
+def test_the_command(tmp_path):
+    rows = make_scenes(12, seed=1)
+    rows.to_parquet(tmp_path / "scenes.parquet")
+    rows[0]["image"].save(tmp_path / "a.png")
+
+    def run(*options):
+        return CliRunner().invoke(app, ["explain", str(SHIPPED_MODEL), *map(str, options)])
+
+    table = ("--data", tmp_path / "scenes.parquet", "--out", tmp_path / "many")
+    one = run(tmp_path / "a.png", "there is a star", "--out", tmp_path / "one", "--json")
+    assert one.exit_code == 0, one.output
+    assert json.loads(one.stdout)["words"][-1][0] == "star"
+    assert {file.name for file in (tmp_path / "one").iterdir()} == {"explanation.html", "explanation.png"}
+    many = run(*table, "--rows", "1,3-4")
+    assert many.exit_code == 0, many.output
+    records = [json.loads(line) for line in (tmp_path / "many" / "explanations.jsonl").read_text().splitlines()]
+    assert [record["row"] for record in records] == [1, 3, 4]
+    assert {file.name for file in (tmp_path / "many").iterdir()} == {
+        *(f"row-0000{n}.{kind}" for n in (1, 3, 4) for kind in ("html", "png")),
+        "explanations.jsonl",
+        "index.html",
+    }
+    compared = run("--faithfulness", tmp_path / "scenes.parquet", "--json")
+    assert set(json.loads(compared.stdout)) == set(METHODS)
+    missing = run(tmp_path / "b.png", "--out", tmp_path / "x")
+    assert missing.exit_code == 1
+    assert "does not exist" in missing.output
+    assert "has 12 rows, so there is no row 99" in run(*table, "--rows", "99").output

@@ -31,7 +31,7 @@ def explain(
         str | None, option("Compare all methods on the first 300 rows of this table.", panel="Data")
     ] = None,
 ) -> None:
-    """Explain predictions: which places and words speak for the class, and how faithful that is."""
+    """Explain a prediction: the places and words that speak for it."""
     from ..explain.explain import explain as explain_pair
     from ..explain.many import compare_methods, comparison_text, explain_rows, parse_rows
     from ..explain.page import save_explanation

@@ -1,20 +1,59 @@
-"""Parts joined into one file."""
+"""What is known of each part's file, and parts joined into one."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from ..data.csv_jsonl import long_cells
-from ..runtime.files import to_disk
+from ..runtime.files import reason
+from ..runtime.outputs import beside, facts_of, write_whole
+
+
+def facts_file(part: Path) -> Path:
+    """The hidden file beside a part that says of which run it is, its hash, and how many rows of which status."""
+    return part.with_name(f".{part.stem}.json")
+
+
+def write_facts(part: Path, written: Path, **facts: Any) -> None:
+    """Say what `written` is, which is to become the file of a part.
+
+    Raises:
+        ValueError: What stands in the place for it is not of ours.
+    """
+    if facts_file(part).exists() and "table_run" not in read_facts(part):
+        raise ValueError(f"{facts_file(part)} is in the way and not of diptych: move it, or choose another --out")
+    write_whole(facts_file(part), json.dumps(facts_of(written) | facts).encode())
+
+
+def read_facts(part: Path) -> dict[str, Any]:
+    """What is said of a part; empty if nothing is.
+
+    Raises:
+        OSError: It is there and cannot be read.
+    """
+    try:
+        return dict(json.loads(facts_file(part).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def damage_of_part(part: Path, facts: dict[str, Any]) -> str | None:
+    """What is wrong with a part of which `facts` were written; None if it is whole.
+
+    Raises:
+        ValueError: It is there and cannot be read now, which says nothing of what is in it.
+    """
+    try:
+        whole = facts_of(part) == {name: facts.get(name) for name in ("bytes", "blake2b")}
+    except FileNotFoundError:
+        return "it is not there"
+    except OSError as error:
+        raise ValueError(f"{part} cannot be read ({reason(error)}); nothing was changed") from error
+    return None if whole else "it is not what was written"
 
 
 def join(parts: list[Path], file: Path) -> None:
@@ -23,18 +62,14 @@ def join(parts: list[Path], file: Path) -> None:
     Raises:
         ValueError: It cannot be written.
     """
-    beside = file.with_name(f".{file.stem}.{uuid.uuid4().hex}{file.suffix}")
     try:
-        (_join_parquet if file.suffix == ".parquet" else _join_text)(parts, beside)
-        to_disk(beside)
-        beside.replace(file)
+        with beside(file) as new:
+            (_join_parquet if file.suffix == ".parquet" else _join_text)(parts, new)
     except OSError as error:
         raise ValueError(
-            f"{file} cannot be written ({error.strerror or error}); its parts stay in {parts[0].parent}: make room, "
-            "then go on with --resume"
+            f"{file} cannot be written ({reason(error)}); its parts stay in {parts[0].parent}: make room, then resume "
+            "with --resume"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _join_parquet(parts: list[Path], file: Path) -> None:
@@ -46,43 +81,6 @@ def _join_parquet(parts: list[Path], file: Path) -> None:
 
 def _join_text(parts: list[Path], file: Path) -> None:
     with file.open("wb") as joined:
-        for number, path in enumerate(parts):
+        for path in parts:
             with path.open("rb") as lines:
-                if number and file.suffix == ".csv":
-                    lines.seek(_header_bytes(path))
                 shutil.copyfileobj(lines, joined, 1 << 20)
-
-
-def _header_bytes(path: Path) -> int:
-    """How long the line of column names of a CSV file of ours is; there may be line breaks in them."""
-    with path.open(newline="", encoding="utf-8") as lines, long_cells():
-        names = next(csv.reader(lines))
-    header = io.StringIO()
-    csv.writer(header).writerow(names)
-    return len(header.getvalue().encode("utf-8"))
-
-
-def _rows_and_statuses(path: Path, *, all_columns: bool) -> Iterator[tuple[Any, str]]:
-    if path.suffix == ".parquet":
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(1000, columns=None if all_columns else ["row", "status"]):
-                yield from zip(batch["row"].to_pylist(), batch["status"].to_pylist(), strict=True)
-        return
-    with path.open("rb") as file:
-        file.seek(-1, io.SEEK_END)
-        if file.read() != b"\n":
-            raise ValueError("its end is missing")
-    with path.open(newline="", encoding="utf-8") as lines:
-        if path.suffix == ".jsonl":
-            for row in map(json.loads, lines):
-                yield row["row"], row["status"]
-            return
-        reader = csv.DictReader(lines)
-        while True:
-            with long_cells():
-                row = next(reader, None)
-            if row is None:
-                return
-            if None in row or None in row.values():
-                raise ValueError("a row is not whole")
-            yield row["row"], row["status"]

@@ -1,27 +1,25 @@
-"""Predictions in parts: files of so many rows each, whole or not there, so that a run that was killed can go on.
+"""Predictions in parts: files of so many rows each, whole or not there, so that a run that was killed can be resumed.
 
-Part k holds rows k * rows to (k + 1) * rows - 1 in `part-<k>.parquet`, whoever computes it. What the parts are of
-stands in `.classify.json` beside them, hidden from those who read the folder as a table.
+Part k holds rows k * rows to (k + 1) * rows - 1 in `part-<k>.parquet`, whoever computes it, and `.part-<k>.json` says
+of which run it is and what its bytes must be. What the parts are of stands in `.classify.json`. Hidden files are not
+seen by those who read the folder as a table.
 """
 
 from __future__ import annotations
 
-import csv
-import shutil
+import contextlib
+import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, count, islice
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow as pa
-
 from ..data.writer import FORMATS, RowWriter
-from ..runtime.files import to_disk
+from ..runtime.files import Lock, reason, user_path
+from ..runtime.outputs import beside, remove_leftovers, see_that_it_is_new
 from ..runtime.record import read_record, require_same, write_record
-from .part_files import _rows_and_statuses, join
+from .part_files import damage_of_part, facts_file, join, read_facts, write_facts
 
 RECORD = ".classify.json"
 
@@ -44,6 +42,8 @@ class Parts:
             raise ValueError(f"--part-rows is {rows}; it must be at least 1")
         self.folder, self.rows, self.suffix, self.file = folder, rows, suffix, file
         self.out = folder if file is None else file
+        self._record: dict[str, Any] | None = None
+        self._lock: Lock | None = None
 
     @classmethod
     def of(cls, out: str, *, rows: int, always: bool) -> Parts | None:
@@ -57,7 +57,7 @@ class Parts:
         Raises:
             ValueError: There is no such format, or parts of standard output were asked for.
         """
-        path = Path(out).expanduser()
+        path = user_path(out)
         if out != "-" and (path.is_dir() or out.endswith("/") or not path.suffix):
             return cls(path, rows=rows)
         if out == "-" and always:
@@ -78,70 +78,158 @@ class Parts:
         return self.folder / f"part-{part:06d}{self.suffix}"
 
     def numbers(self) -> list[int]:
-        """The parts that are there, in order."""
-        names = (path.stem.removeprefix("part-") for path in self.folder.glob(f"part-*{self.suffix}"))
-        return sorted(int(name) for name in names if name.isdigit())
+        """The parts that are there, in order.
 
-    def begin(self, identity: dict[str, Any], *, resume: bool, say: Callable[[str], None]) -> dict[str, Any]:
-        """Begin anew or go on; of all processes the main one alone does it, before any other writes.
+        Raises:
+            ValueError: The folder cannot be read.
+        """
+        try:
+            names = [Path(name) for name in os.listdir(self.folder)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be read ({reason(error)}); nothing was changed") from error
+        numbers = (name.stem.removeprefix("part-") for name in names if name.suffix == self.suffix)
+        return sorted(int(number) for number in numbers if number.isdigit())
+
+    def facts(self, part: int) -> dict[str, Any]:
+        """What was written of a part of this run: its hash, `rows` and `counts`; empty if it is not of this run.
+
+        Raises:
+            ValueError: It is there and cannot be read.
+        """
+        if self._record is None:
+            self._record = read_record(self.folder, RECORD)
+        try:
+            facts = read_facts(self.path(part)) or self._record.get("files", {}).get(self.path(part).name, {})
+        except OSError as error:
+            raise ValueError(f"{facts_file(self.path(part))} cannot be read ({reason(error)})") from error
+        return facts if facts and facts.get("table_run") == self._record.get("table_run", "none") else {}
+
+    def may_begin(self, *, resume: bool, overwrite: bool) -> None:
+        """See that no output is lost, before anything is loaded.
+
+        Raises:
+            ValueError: It would be.
+        """
+        record, left = read_record(self.folder, RECORD), self.numbers()
+        state = record.get("state")
+        if not record and (self.folder / RECORD).exists():
+            raise ValueError(f"{self.folder / RECORD} is of no run of this version: choose another --out, or move it")
+        if resume and left and not record:
+            raise ValueError(
+                f"{self.folder} holds parts, but no {RECORD} that says what they are of: choose another --out"
+            )
+        if resume and not record and self.file is not None and self.file.exists():
+            raise ValueError(
+                f"{self.file} is there, and of a run that made it nothing is left to resume: it is done, or was "
+                "written at once; give --overwrite in place of --resume to write it anew"
+            )
+        if not resume and left and state in ("running", "joining"):
+            raise ValueError(
+                f"{self.folder} holds a run that is not done, in {len(left)} parts: go on with --resume, choose "
+                f"another --out, or delete {self.folder}"
+            )
+        begun = state == "running" and self.file is None  # and has no part yet, or is to be resumed
+        if not (resume or overwrite or begun):
+            see_that_it_is_new(self.out)
+        self._record = record
+        foreign = [self.path(part) for part in left if not self.facts(part)]
+        if foreign:
+            raise ValueError(f"{foreign[0]} is not of this run: move it, or choose another --out")
+
+    def begin(
+        self,
+        identity: dict[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool = False,
+        say: Callable[[str], None],
+    ) -> dict[str, Any]:
+        """Begin anew or resume; of all processes the main one alone does it, before any other writes.
 
         Returns:
             The record of the run; its `state` is `done` if there is nothing left to do.
 
         Raises:
-            ValueError: Parts would be lost, or are of something else.
+            ValueError: Parts would be lost, or are of something else, or another run is writing them.
         """
-        record, left = read_record(self.folder, RECORD), self.numbers()
-        if resume:
-            if left and not record:
-                raise ValueError(
-                    f"{self.folder} holds parts, but no {RECORD} that says what they are of: choose another --out"
-                )
-            if record:
-                require_same(record["identity"], identity, self.out)
-            elif self.file is not None and self.file.exists():
-                raise ValueError(
-                    f"{self.file} is there, and of a run that made it nothing is left to go on with: it is done, or "
-                    "was written at once; leave out --resume to write it anew"
-                )
-            if record.get("state") == "done" and len(left) == record["parts"]:
-                say(f"the run in {self.out} is done: there is nothing to go on with")
-                return record
-            say(f"going on: {len(left)} parts are there" if left else f"no parts in {self.folder}: starting from row 0")
-        elif left and record.get("state") != "done":
-            raise ValueError(
-                f"{self.folder} holds a run that is not done, in {len(left)} parts: go on with --resume, choose "
-                f"another --out, or delete {self.folder}"
-            )
-        elif left:
-            say(f"replacing the earlier predictions in {self.out}")
-            for part in left:
-                self.path(part).unlink()
+        self.close()
+        self.may_begin(resume=resume, overwrite=overwrite)
+        existed = self.folder.is_dir()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for file in [path for name in (".part-*", ".ended-*", ".failed-*") for path in self.folder.glob(name)]:
-                file.unlink(missing_ok=True)  # of a run that was killed
-            record = {"identity": identity, "state": "running", "run": uuid.uuid4().hex}
-            write_record(self.folder, record, RECORD)
+            self._lock = Lock(self.folder)
+        except BlockingIOError as error:
+            raise ValueError(f"another run is writing {self.out}: wait for it, or choose another --out") from error
         except OSError as error:
-            raise ValueError(f"{self.out} cannot be written to ({error.strerror}); choose another --out") from error
-        return record
+            raise ValueError(f"{self.out} cannot be written to ({reason(error)}); choose another --out") from error
+        try:
+            return self._begin(identity, resume=resume, overwrite=overwrite, say=say)
+        except ValueError:
+            self.close()
+            if not existed:
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
+            raise
+
+    def _begin(
+        self, identity: dict[str, Any], *, resume: bool, overwrite: bool, say: Callable[[str], None]
+    ) -> dict[str, Any]:
+        self.may_begin(resume=resume, overwrite=overwrite)  # again: what another run has done until now
+        record, left = self._record or {}, self.numbers()
+        if record and resume:
+            require_same(record["identity"], identity, self.out)
+        if record.get("state") == "joined":  # and was killed before it had removed its parts
+            self._clear(record)
+            record, left = {}, []
+            if resume:
+                say(f"the run in {self.out} is done: there is nothing to resume")
+                return self._record | {"state": "done"}  # type: ignore[operator]
+        if resume and record.get("state") == "done":
+            if len(left) == record["parts"] and not any(damage_of_part(self.path(n), self.facts(n)) for n in left):
+                say(f"the run in {self.out} is done: there is nothing to resume")
+                return record
+        if resume:
+            say(f"resuming: {len(left)} parts are there" if left else f"no parts in {self.folder}: starting from row 0")
+        try:
+            if not resume and left:
+                say(f"replacing the earlier predictions in {self.out}: {len(left)} parts removed")
+                self._remove(left)
+            self._forget(record)  # it was killed
+            remove_leftovers(self.folder)
+            self._record = {
+                "identity": identity,
+                "state": record["state"] if resume and record.get("state") == "joining" else "running",
+                "run": uuid.uuid4().hex,
+                "table_run": record["table_run"] if resume and record else uuid.uuid4().hex,
+                "overwrite": overwrite or (resume and record.get("overwrite", False)),
+                "files": record.get("files", {}) if resume else {},
+            }
+            write_record(self.folder, self._record, RECORD)
+        except OSError as error:
+            raise ValueError(f"{self.out} cannot be written to ({reason(error)}); choose another --out") from error
+        return self._record
 
     def whole(self, mine: Callable[[int], bool], say: Callable[[str], None]) -> set[int]:
-        """Those of my parts that are there, read from end to end; a damaged one is said and removed."""
+        """Those of my parts that are there and whole; a damaged one is said and removed.
+
+        Raises:
+            ValueError: One cannot be read, which says nothing of what is in it.
+        """
         numbers = self.numbers()
-        found = set()
+        whole = set()
         for part in filter(mine, numbers):
-            try:
-                counts = self.counts(part, all_columns=True)
-                if counts.total() < self.rows and part != numbers[-1]:
-                    raise ValueError(f"it has {counts.total()} rows, not {self.rows}")
-            except ValueError as error:
-                say(f"removing {self.path(part)}, to compute it again: {error}")
-                self.path(part).unlink()
+            facts = self.facts(part)
+            damage = damage_of_part(self.path(part), facts)
+            if damage is None and facts["rows"] != self.rows and part != numbers[-1]:
+                damage = f"it has {facts['rows']} rows, not {self.rows}"
+            if damage is not None:
+                say(f"removing {self.path(part)}, to compute it again: {damage}")
+                self._remove([part])
             else:
-                found.add(part)
-        return found
+                whole.add(part)
+        return whole
 
     def write(self, part: int, rows: Iterable[Mapping[str, Any]], **options: Any) -> int:
         """Write one part beside its place and put it there when it is whole.
@@ -157,154 +245,96 @@ class Parts:
         Raises:
             ValueError: It cannot be written.
         """
-        path = self.path(part)
-        beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
-        number = first = part * self.rows
+        path, counts, first = self.path(part), Counter[str](), part * self.rows
+        if self._record is None:
+            self._record = read_record(self.folder, RECORD)
         try:
-            with RowWriter(beside, **options) as writer:
-                for row in rows:
-                    writer.write({**row, "row": number})
-                    number += 1
-            to_disk(beside)
-            beside.replace(path)
-            to_disk(self.folder)
+            with beside(path) as new:
+                with RowWriter(new, header=part == 0 or self.file is None, **options) as writer:
+                    for row in rows:
+                        writer.write({**row, "row": first + counts.total()})
+                        counts[row["status"]] += 1
+                run = self._record.get("table_run")
+                write_facts(path, new, table_run=run, rows=counts.total(), counts=counts)
         except (ValueError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if not isinstance(cause, OSError):
                 raise
             raise ValueError(
-                f"{path} cannot be written ({cause.strerror}); the parts before it stay: make room, then go on with "
+                f"{path} cannot be written ({reason(cause)}); the parts before it stay: make room, then resume with "
                 "--resume"
             ) from error
-        finally:
-            beside.unlink(missing_ok=True)
-        return number - first
-
-    def counts(self, part: int, *, all_columns: bool = False) -> Counter[str]:
-        """The rows of a part by status.
-
-        Args:
-            part: Its number.
-            all_columns: Read what is not needed for it as well, to see that it can be.
-
-        Raises:
-            ValueError: It cannot be read, or holds other rows than its own.
-        """
-        found: Counter[str] = Counter()
-        number = part * self.rows
-        try:
-            for row, status in _rows_and_statuses(self.path(part), all_columns=all_columns):
-                if int(row) != number:
-                    raise ValueError(f"row {number} is not in its place")
-                number += 1
-                found[status] += 1
-        except (KeyError, TypeError, OSError, csv.Error, pa.ArrowException) as error:
-            raise ValueError(f"it cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})") from error
-        if not 0 < found.total() <= self.rows:
-            raise ValueError(f"it has {found.total()} rows")
-        return found
+        return counts.total()
 
     def all_counts(self, rows: int) -> Counter[str]:
         """The rows of all parts by status.
 
         Raises:
-            ValueError: The parts do not hold `rows` rows, each once and in order; what doesn't fit is removed.
+            ValueError: The parts do not hold `rows` rows, each once and in order.
         """
-        found: Counter[str] = Counter()
+        total: Counter[str] = Counter()
         for part in range(-(-rows // self.rows)):
-            here, path = min(self.rows, rows - part * self.rows), self.path(part)
-            try:
-                counts = self.counts(part)
-                if counts.total() != here:
-                    raise ValueError(f"it has {counts.total()} rows, not {here}")
-            except ValueError as error:
-                path.unlink(missing_ok=True)
-                raise ValueError(f"{path} is not whole: {error}; go on with --resume") from error
-            found += counts
+            here, path, facts = min(self.rows, rows - part * self.rows), self.path(part), self.facts(part)
+            damage = damage_of_part(path, facts)
+            if damage is None and facts["rows"] != here:
+                damage = f"it has {facts['rows']} rows, not {here}"
+            if damage is not None:
+                raise ValueError(f"{path} is not whole: {damage}; resume with --resume")
+            total += Counter(facts["counts"])
         more = [self.path(part) for part in self.numbers() if part * self.rows >= rows]
         if more:
             raise ValueError(f"{more[0]} is of a row that the data does not have; delete {self.folder} and begin anew")
-        return found
+        return total
 
     def end(self, record: dict[str, Any]) -> None:
         """Write down that all parts are there; make the file of them, if they are for one."""
-        if self.file is not None:
-            join([self.path(part) for part in self.numbers()], self.file)
-            shutil.rmtree(self.folder)
-            return
-        for file in self.folder.glob(".ended-*"):
-            file.unlink()
-        write_record(self.folder, record | {"state": "done", "parts": len(self.numbers())}, RECORD)
+        numbers = self.numbers()
+        files = {self.path(part).name: self.facts(part) for part in numbers}
+        if self.file is None:
+            write_record(self.folder, record | {"state": "done", "parts": len(numbers), "files": files}, RECORD)
+            for part in numbers:
+                facts_file(self.path(part)).unlink(missing_ok=True)
+            self._forget(record)
+        else:
+            replace = record["overwrite"] or record["state"] == "joining"
+            if not replace:
+                see_that_it_is_new(self.file)
+            write_record(self.folder, record | {"state": "joining"}, RECORD)
+            join([self.path(part) for part in numbers], self.file)
+            write_record(self.folder, record | {"state": "joined"}, RECORD)
+            self._clear(record)
+        self.close()
+
+    def _clear(self, record: dict[str, Any]) -> None:
+        """Remove all parts, which have become a file."""
+        self._remove(self.numbers())
+        self._forget(record)
+        (self.folder / RECORD).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others have put something there
+            self.folder.rmdir()
+
+    def _forget(self, record: dict[str, Any]) -> None:
+        """Remove what the processes of a run have told each other."""
+        run = record.get("run")
+        for name in os.listdir(self.folder):
+            if name.startswith((f".ended-{run}-", f".failed-{run}")):
+                (self.folder / name).unlink(missing_ok=True)
 
     def ended(self) -> bool:
         """Whether `end` was called, perhaps by another process."""
-        return not self.folder.is_dir() or read_record(self.folder, RECORD).get("state") == "done"
+        record = read_record(self.folder, RECORD)
+        return not record or record.get("state") == "done"
 
+    def close(self) -> None:
+        """Let others write here."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
-class RowCursor:
-    """The rows of a table, taken or passed over piece by piece, from the first to the last.
-
-    Args:
-        rows: Of a `Table`.
-        wanted: Whether a row will be taken, by its number: others are not decoded where that can be avoided.
-    """
-
-    def __init__(self, rows: Any, wanted: Callable[[int], bool]) -> None:
-        self._whole = rows if isinstance(rows, datasets.Dataset) else None
-        self._rows = iter(rows.only(wanted) if hasattr(rows, "only") else () if self._whole is not None else rows)
-        self._at = 0
-
-    def take(self, most: int) -> Iterator[Any]:
-        """The next `most` rows, or as many as are left; to be read to their end before the next piece."""
-        if self._whole is None:
-            return islice(self._rows, most)
-        start, passed = self._at, self.skip(most)
-        return iter(self._whole.select(range(start, start + passed)) if passed else ())  # it cannot select none
-
-    def skip(self, most: int) -> int:
-        """Pass over the next `most` rows, or as many as are left; how many there were."""
-        if self._whole is None:
-            return sum(1 for _ in islice(self._rows, most))
-        passed = min(most, len(self._whole) - self._at)
-        self._at += passed
-        return passed
-
-
-def write_parts(
-    parts: Parts,
-    pieces: RowCursor,
-    predict: Callable[[int, Iterator[Any]], Iterable[Mapping[str, Any]]],
-    *,
-    wanted: Callable[[int], bool],
-    check: Callable[[], None],
-    **options: Any,
-) -> int:
-    """Write those parts that are wanted.
-
-    Args:
-        parts: Where they go.
-        pieces: The rows of the table.
-        predict: From the number of the first row and rows to rows of output.
-        wanted: Whether a part is to be written, by its number.
-        check: Called before each part, to raise if all is to stop.
-        options: For the `RowWriter`.
-
-    Returns:
-        How many rows the table has.
-    """
-    nothing = object()
-    for part in count():
-        check()
-        first = part * parts.rows
-        if not wanted(part):
-            found = pieces.skip(parts.rows)
-        else:
-            rows = pieces.take(parts.rows)
-            ahead = next(rows, nothing)  # there is no part without rows
-            found = 0 if ahead is nothing else parts.write(part, predict(first, chain([ahead], rows)), **options)
-        if found < parts.rows:
-            return first + found
-    raise AssertionError
+    def _remove(self, parts: Iterable[int]) -> None:
+        for part in parts:
+            self.path(part).unlink(missing_ok=True)
+            facts_file(self.path(part)).unlink(missing_ok=True)
 
 
 def hidden(file: Path) -> Path:

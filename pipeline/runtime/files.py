@@ -1,10 +1,46 @@
-"""Files written whole or not at all, and sizes for people."""
+"""Files: paths as users write them, reasons and sizes for people, digests, and locks that end with their owner."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import os
-import uuid
+import stat
+from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: what the system says, or the first line of the message."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0]
+
+
+def megabytes(size: float) -> str:
+    """A size in bytes for people."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user gives it, its tilde expanded.
+
+    Raises:
+        ValueError: There is no home folder for the tilde.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no home folder for {Path(path).parts[0]}; write the path out") from error
+
+
+def same_file(one: Path | int, other: Path | int) -> bool:
+    """Whether two paths or descriptors are one regular file, whatever links lead to it."""
+    try:
+        first, second = os.stat(one), os.stat(other)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
 
 
 def to_disk(path: Path) -> None:
@@ -16,44 +52,73 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+def digest(files: Iterable[Path]) -> str:
+    """A hash of the content of files, in this order."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in files:
+        with path.open("rb") as file:
+            found.update(path.stat().st_size.to_bytes(8, "little"))
+            while block := file.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()
 
 
-def megabytes(size: float) -> str:
-    """A size in bytes for people."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+class Lock:
+    """A lock on a file or folder; it ends with `release`, or with this process, however that ends.
 
+    On a file system that has no locks it locks nothing.
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, on the disk when this returns.
-
-    Raises:
-        OSError: It cannot be written; nothing is left of it.
-    """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def writable_folder(out: str | Path) -> Path:
-    """Make the folder `out` if need be, and see that it can be written to.
+    Args:
+        path: Is there, unless `make`.
+        shared: Any number of processes may hold it at once, if all of them share.
+        wait: Wait for others to release it.
+        make: Make the file.
 
     Raises:
-        ValueError: It cannot.
+        BlockingIOError: Another holds it.
+        OSError: It cannot be opened.
     """
-    folder = Path(out).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".diptych-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from error
-    return folder
+
+    _held: set[int] = set()
+
+    def __init__(self, path: Path, *, shared: bool = False, wait: bool = False, make: bool = False) -> None:
+        self.path = path
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT if make else os.O_RDONLY, 0o644)
+        Lock._held.add(self._handle)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(self._handle, kind if wait else kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise
+        except OSError:
+            pass
+
+    def is_of_path(self) -> bool:
+        """Whether the path still leads to what is locked."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.fstat(self._handle), self.path.stat())
+        return False
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._handle in Lock._held:
+            Lock._held.remove(self._handle)
+            os.close(self._handle)
+
+    __del__ = release
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.release()
+
+    @classmethod
+    def leave_to_parent(cls) -> None:
+        """In a child after a fork, such as a loader's worker, which may outlive its parent: hold none of its locks."""
+        while cls._held:
+            os.close(cls._held.pop())
+
+
+os.register_at_fork(after_in_child=Lock.leave_to_parent)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from .files import reason
+from .outputs import write_whole
+from .version import __version__
 
 
 def require_same(then: dict[str, Any], now: dict[str, Any], out: Path, *, what: str = "run") -> None:
@@ -23,23 +26,23 @@ def require_same(then: dict[str, Any], now: dict[str, Any], out: Path, *, what: 
 
 
 def read_record(folder: Path, name: str = "run.json") -> dict[str, Any]:
-    """The record of a run's folder; empty if there is none that can be read."""
+    """The record of a run's folder; empty if there is none of ours.
+
+    Raises:
+        ValueError: It is there and cannot be read.
+    """
     try:
         record = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    except OSError as error:
+        raise ValueError(f"{folder / name} cannot be read ({reason(error)})") from error
+    return record if isinstance(record, dict) and "diptych" in record else {}
 
 
 def write_record(folder: Path, record: dict[str, Any], name: str = "run.json") -> None:
     """Write the record of a run: whole or not at all, replacing the one that was there."""
-    path = folder / name
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(folder / name, (json.dumps({"diptych": __version__, **record}, indent=2) + "\n").encode("utf-8"))
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,16 +21,18 @@ from ..data.columns import _names, _stream_columns, _table_columns
 from ..data.csv_jsonl import CsvRows, JsonRows
 from ..data.rows import STATUSES, BadRow, Columns
 from ..data.splits import pick_split
-from ..data.tables import FORMATS, Table, load_tables, read_json_lines, readable
+from ..data.tables import Table, load_tables, read_json_lines, readable
 from ..data.writer import RowWriter, types_of_features, types_of_rows
 from ..inference.classifier import ImageTextClassifier
 from ..inference.fast_path import Fast, use_fast_path
 from ..inference.options import ClassifyOptions
 from ..inference.predictions import Prediction, output_row
-from ..model.fingerprint import model_digest
+from ..runtime.files import reason, user_path
+from ..runtime.outputs import beside, keep_part, see_that_it_is_new
 from ..runtime.signals import Interrupted, StopSignals
-from ..runtime.version import __version__
-from .parts import Parts, RowCursor, write_parts
+from .identity import identity_of, see_that_data_stays, states_of
+from .parts import Parts
+from .row_cursor import RowCursor, write_parts
 from .team import Team
 
 
@@ -47,6 +50,7 @@ def classify_table(
     fast: Fast | None = None,
     part_rows: int = 10_000,
     resume: bool = False,
+    overwrite: bool = False,
     say: Callable[[str], None] = print,
     quiet: bool = False,
 ) -> dict[str, int]:
@@ -71,6 +75,7 @@ def classify_table(
             written.
         part_rows: Rows of each part of a folder, and of what several processes share.
         resume: Go on with what is in `out`; parts that are there are not computed again.
+        overwrite: Replace what an earlier run has written to `out`.
         say: What to do with each line that tells how it goes.
         quiet: Show no progress bar.
 
@@ -81,7 +86,7 @@ def classify_table(
         BadRow: At the first bad row, if asked to; what was classified before is kept, of parts the whole ones.
         ValueError: The data, the model or the output is not usable, there are no rows, or `out` holds something
             that would be lost or that does not belong to this run; or too few labels agree on the fast path.
-        Interrupted: A signal came while parts were written.
+        Interrupted: A signal came; what was classified before is kept likewise.
     """
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -91,8 +96,14 @@ def classify_table(
         say, quiet = _silence, True
 
     def ready() -> tuple[_Job, Parts | None]:
+        if resume and overwrite:
+            raise ValueError("--resume goes on with a run and --overwrite begins anew: give one of them")
         parts = Parts.of(out, rows=part_rows, always=resume or team.count > 1)
-        _see_that_data_stays(data, out, parts)
+        see_that_data_stays(data, out, None if parts is None else parts.folder)
+        if parts is not None and team.main:
+            parts.may_begin(resume=resume, overwrite=overwrite)
+        elif parts is None and out != "-" and not overwrite:
+            see_that_it_is_new(user_path(out))
         if parts is not None and _is_stream(data):
             raise ValueError(
                 "- can be read once and by one process: for several processes, a folder or --resume give --data a file"
@@ -108,9 +119,18 @@ def classify_table(
 
     job, parts = team.all_or_none(ready)
     if parts is None:
-        counts = _into_file(job, out, quiet=quiet)
+        counts = _into_file(job, out, overwrite=overwrite, quiet=quiet)
     else:
-        counts = _into_parts(job, parts, team, data, split, resume=resume, say=say, aloud=aloud, quiet=quiet)
+
+        def begin() -> dict[str, Any]:
+            if not team.main:
+                return {}
+            identity = identity_of(data, job.table, job.columns, job.classifier, resume=resume, **others)
+            return parts.begin(identity, resume=resume, overwrite=overwrite, say=say)
+
+        others = {"split": split, "--on-bad-row": on_bad_row, "fast path": fast and str(fast), "--part-rows": part_rows}
+        with contextlib.closing(parts):
+            counts = _into_parts(job, parts, team, begin, partial(states_of, data), say=aloud, quiet=quiet)
     by_status = {status: counts[status] for status in reversed(STATUSES) if counts[status] or status == "ok"}
     shown = ", ".join(f"{count} {status}" for status, count in by_status.items())
     say(f"{sum(counts.values())} rows: {shown}; {out}")
@@ -147,17 +167,43 @@ class _Job:
         }
 
 
-def _into_file(job: _Job, out: str, *, quiet: bool) -> Counter[str]:
+def _into_file(job: _Job, out: str, *, overwrite: bool, quiet: bool) -> Counter[str]:
     """All rows into one file, as they come."""
+    path = user_path(out)
+    if out == "-" or (path.exists() and not path.is_file()):  # a pipe or a device: there is nothing to rename
+        return _write_rows(job, out, out, StopSignals(), quiet=True if out == "-" else quiet)
+    try:
+        with beside(path, replace=overwrite) as new, StopSignals() as signals:
+            try:
+                return _write_rows(job, new, out, signals, quiet=quiet)
+            except (Exception, KeyboardInterrupt) as error:
+                kept = keep_part(new, path)
+                left = f"the rows before it are in {kept}" if kept else "no row was written"
+                if isinstance(error, Interrupted):
+                    raise Interrupted(f"{error}; {left}", error.code) from None
+                if isinstance(error, ValueError):
+                    raise (BadRow if isinstance(error, BadRow) else ValueError)(f"{error}; {left}") from error
+                raise
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written to ({reason(error)}); choose another --out") from error
+
+
+def _write_rows(job: _Job, file: Path | str, name: str, signals: StopSignals, *, quiet: bool) -> Counter[str]:
+    """All rows into a file of this name in messages.
+
+    Raises:
+        ValueError: There are none, or they cannot be read or written.
+        Interrupted: A signal came.
+    """
     counts: Counter[str] = Counter()
-    with RowWriter(out, **job.writing(".jsonl" if out == "-" else Path(out).suffix)) as writer:
+    with RowWriter(file, name=name, **job.writing(".jsonl" if name == "-" else Path(name).suffix)) as writer:
         rows = job.predictions(readable(job.table.rows, job.table.name))
         try:
-            for row in tqdm(rows, desc="classify", unit="row", disable=True if quiet or out == "-" else None):
+            for row in tqdm(signals.between(rows), desc="classify", unit="row", disable=True if quiet else None):
                 writer.write(row)
                 counts[row["status"]] += 1
         except BadRow as error:
-            raise BadRow(f"{job.table.name}, {error}; the {counts.total()} rows before it are in {out}") from error
+            raise BadRow(f"{job.table.name}, {error}") from error
     if not counts:
         raise ValueError(f"{job.table.name} is empty: there are no rows in it")
     return counts
@@ -167,21 +213,14 @@ def _into_parts(
     job: _Job,
     parts: Parts,
     team: Team,
-    data: Any,
-    split: str | None,
+    begin: Callable[[], dict[str, Any]],
+    states: Callable[[], Any],
     *,
-    resume: bool,
     say: Callable[[str], None],
-    aloud: Callable[[str], None],
     quiet: bool,
 ) -> Counter[str]:
     """All rows into parts, of which each process writes its share."""
-
-    def begin() -> dict[str, Any]:
-        if not team.main:
-            return {}
-        return parts.begin(_identity(job, parts, data, split), resume=resume, say=say)
-
+    before = states()
     record = team.broadcast(team.all_or_none(begin))
     if record["state"] == "done":
         return Counter(record["counts"])
@@ -189,7 +228,7 @@ def _into_parts(
     with StopSignals(processes=team.count) as signals:
         check = partial(team.check, signals)
         try:
-            rows = _write_share(job, parts, team, say=aloud, check=check, quiet=quiet)
+            rows = _write_share(job, parts, team, say=say, check=check, quiet=quiet)
             team.end(rows)
             if not team.main:
                 team.wait(parts.ended, check)
@@ -198,6 +237,8 @@ def _into_parts(
             if not rows:
                 raise ValueError(f"{job.table.name} is empty: there are no rows in it")
             counts = parts.all_counts(rows)
+            if states() != before:
+                raise ValueError(f"{job.table.name} was changed while it was read: begin anew, with --overwrite")
             check(now=True)
             parts.end(record | {"rows": rows, "counts": counts})
         except (ValueError, OSError) as error:
@@ -240,39 +281,6 @@ def _write_share(
 
         pieces = RowCursor(job.table.rows, lambda row: wanted(row // parts.rows))
         return write_parts(parts, pieces, predict, wanted=wanted, check=check, **job.writing(parts.suffix))
-
-
-def _identity(job: _Job, parts: Parts, data: Any, split: str | None) -> dict[str, Any]:
-    """What must be the same for a run to go on, by the name that a user knows it by."""
-    named = isinstance(data, (str, Path))
-    path = Path(data).expanduser() if named else None
-    if path is not None and path.exists():
-        files = [path] if path.is_file() else [f for pattern in ("*", "*/*") for f in path.glob(pattern)]
-        sizes = [file.stat().st_size for file in files if file.suffix in {*FORMATS, ".arrow"}]
-        found: dict[str, Any] = {"data": str(path.resolve()), "size of the data in bytes": sum(sizes)}
-    else:
-        rows = len(job.table) if hasattr(job.table.rows, "__len__") else None
-        found = {"data": str(data) if named else job.table.name, "rows of the data": rows}
-    return found | {
-        "split": split,
-        "image column": job.columns.image,
-        "text column": job.columns.text,
-        "model": model_digest(job.classifier.model, job.classifier.processor),
-        "--on-bad-row": job.on_bad_row,
-        "fast path": None if job.fast is None else str(job.fast),
-        "--part-rows": parts.rows,
-        "diptych": __version__,
-    }
-
-
-def _see_that_data_stays(data: Any, out: str, parts: Parts | None) -> None:
-    """See that nothing is written over the data, or into it."""
-    if not isinstance(data, (str, Path)) or "-" in (data, out) or not Path(data).exists():
-        return
-    if Path(out).exists() and Path(out).samefile(data):
-        raise ValueError(f"{out} is the data itself, which would be lost; choose another --out")
-    if parts is not None and Path(data).resolve() in (parts.folder.resolve(), parts.folder.resolve().parent):
-        raise ValueError(f"{out} is in the folder of the data, where its parts would be taken for data; choose another")
 
 
 def _is_stream(data: Any) -> bool:

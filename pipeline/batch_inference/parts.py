@@ -8,7 +8,6 @@ seen by those who read the folder as a table.
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -84,12 +83,12 @@ class Parts:
             ValueError: The folder cannot be read.
         """
         try:
-            names = [Path(name) for name in os.listdir(self.folder)]
+            paths = list(self.folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise ValueError(f"{self.folder} cannot be read ({reason(error)}); nothing was changed") from error
-        numbers = (name.stem.removeprefix("part-") for name in names if name.suffix == self.suffix)
+        numbers = (path.stem.removeprefix("part-") for path in paths if path.suffix == self.suffix)
         return sorted(int(number) for number in numbers if number.isdigit())
 
     def facts(self, part: int) -> dict[str, Any]:
@@ -180,16 +179,14 @@ class Parts:
         record, left = self._record or {}, self.numbers()
         if record and resume:
             require_same(record["identity"], identity, self.out)
+        done = record.get("state") == "done" and len(left) == record["parts"]
+        done = done and not any(damage_of_part(self.path(part), self.facts(part)) for part in left)
         if record.get("state") == "joined":  # and was killed before it had removed its parts
             self._clear(record)
-            record, left = {}, []
-            if resume:
-                say(f"the run in {self.out} is done: there is nothing to resume")
-                return self._record | {"state": "done"}  # type: ignore[operator]
-        if resume and record.get("state") == "done":
-            if len(left) == record["parts"] and not any(damage_of_part(self.path(n), self.facts(n)) for n in left):
-                say(f"the run in {self.out} is done: there is nothing to resume")
-                return record
+            done, record, left = True, record if resume else {}, []
+        if resume and done:
+            say(f"the run in {self.out} is done: there is nothing to resume")
+            return record | {"state": "done"}
         if resume:
             say(f"resuming: {len(left)} parts are there" if left else f"no parts in {self.folder}: starting from row 0")
         try:
@@ -316,9 +313,9 @@ class Parts:
     def _forget(self, record: dict[str, Any]) -> None:
         """Remove what the processes of a run have told each other."""
         run = record.get("run")
-        for name in os.listdir(self.folder):
-            if name.startswith((f".ended-{run}-", f".failed-{run}")):
-                (self.folder / name).unlink(missing_ok=True)
+        for path in list(self.folder.iterdir()):
+            if path.name.startswith((f".ended-{run}-", f".failed-{run}")):
+                path.unlink(missing_ok=True)
 
     def ended(self) -> bool:
         """Whether `end` was called, perhaps by another process."""

@@ -1,4 +1,4 @@
-"""The rows of a table, taken or passed over piece by piece."""
+"""The rows of a table, taken or passed over piece by piece, and written as parts."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from ..runtime.files import reason, user_path
 from .values import _cell, _valid, to_json
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -30,6 +31,8 @@ class RowWriter:
         multi_label: Whether `label` is a list.
         columns: The columns of CSV and parquet and their parquet types, so that several files have the
             same; if not given, the first rows settle both.
+        header: Whether CSV begins with the names of the columns.
+        name: What to call the file in messages.
 
     Raises:
         ValueError: Its name tells no format, or it cannot be written to.
@@ -42,8 +45,11 @@ class RowWriter:
         labels: Sequence[str] = (),
         multi_label: bool = False,
         columns: Mapping[str, Any] | None = None,
+        header: bool = True,
+        name: str | Path | None = None,
     ) -> None:
-        self.path = Path(out).expanduser()
+        self.path = user_path(out)
+        self.name, self.header = name or out, header
         self.format = ".jsonl" if str(out) == "-" else self.path.suffix
         if self.format not in FORMATS:
             raise ValueError(
@@ -66,7 +72,7 @@ class RowWriter:
             text = self.format == ".csv"
             self._file = self.path.open("w", encoding="utf-8", newline="") if text else self.path.open("wb")
         except OSError as error:
-            raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from error
+            raise ValueError(f"{self.name} cannot be written to ({reason(error)}); choose another --out") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Take one row; rows are written when a chunk is full."""
@@ -90,7 +96,8 @@ class RowWriter:
         elif self.format == ".csv":
             if self._csv is None:
                 self._csv = csv.DictWriter(self._file, self.columns or _names(rows), extrasaction="ignore")
-                self._csv.writeheader()
+                if self.header:
+                    self._csv.writeheader()
             self._csv.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
         else:
             self._write_parquet(rows)
@@ -117,7 +124,7 @@ class RowWriter:
         except BrokenPipeError:  # the reader of standard output has seen enough
             raise
         except OSError as error:
-            raise ValueError(f"{self.path} cannot be written to ({error.strerror}); choose another --out") from error
+            raise ValueError(f"{self.name} cannot be written to ({reason(error)}); choose another --out") from error
 
     def _write_parquet(self, rows: list[dict[str, Any]]) -> None:
         """Unless they are given, the first rows settle the types: text where they hold nothing, or several types."""
@@ -152,7 +159,7 @@ class RowWriter:
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             if kind is not None and not pa.types.is_string(kind):
                 raise ValueError(
-                    f"{self.path}: {name!r} is {kind} in the rows before, and now something else; "
+                    f"{self.name}: {name!r} is {kind} in the rows before, and now something else; "
                     "choose --out with .jsonl or .csv"
                 ) from error
         return pa.array([v if v is None or isinstance(v, str) else str(_cell(v)) for v in values], pa.string())

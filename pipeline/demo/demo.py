@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..evaluation.evaluate import evaluate
 from ..inference.classifier import ImageTextClassifier
 from ..inference.predictions import Prediction
-from ..runtime.files import writable_folder
+from ..runtime.outputs import writable_folder
 from ..training.train import train
 from .scenes import KINDS, SHIPPED_MODEL, make_questions, make_scenes
 

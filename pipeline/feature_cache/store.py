@@ -29,7 +29,7 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from ..runtime.files import write_whole
+from ..runtime.outputs import write_whole
 from ..runtime.version import __version__
 
 CHUNK_BYTES = 64 << 20

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from ...encoders.text import quiet_transformers
+from ..runtime.files import reason, user_path
+from ..runtime.outputs import beside, restore
 from .config import MULTI_LABEL, DiptychConfig
 from .model import DiptychModel
 from .processor import DiptychProcessor
@@ -43,7 +44,7 @@ def load_model(
             processor = DiptychProcessor.from_pretrained(place, trust_remote_code=False)
         _require_words(processor.tokenizer)
     except Exception as error:  # of safetensors, of tokenizers, of JSON that is no such file: each has its own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = reason(error)
         if "trust_remote_code" in str(error):
             first = "it brings code of its own, which is never run"
         if isinstance(place, str):
@@ -68,9 +69,8 @@ def model_folder(name_or_folder: str | Path) -> str | Path:
     Raises:
         ValueError: It is a folder without a model of ours.
     """
-    folder = Path(name_or_folder)
-    if (folder / "model" / "config.json").is_file():
-        folder = folder / "model"
+    folder = user_path(name_or_folder)
+    folder = next((there for place in (folder / "model", folder) if (there := _restored(place)).exists()), folder)
     if not folder.exists():
         name = str(name_or_folder)
         if isinstance(name_or_folder, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
@@ -84,40 +84,33 @@ def model_folder(name_or_folder: str | Path) -> str | Path:
     return folder
 
 
+def _restored(place: Path) -> Path:
+    """Where the model of `place` is, if a process was killed while it replaced it."""
+    there, old = restore(place), place.with_name(f".{place.name}.old")  # so version 0.3 called it
+    if there.exists() or _model_type(old) != "diptych":
+        return there
+    with contextlib.suppress(OSError):  # of a disk that is read only
+        old.rename(place)
+    return place if place.exists() else old
+
+
 def save_model(model: DiptychModel, processor: DiptychProcessor, folder: Path) -> None:
-    """Save a complete model folder: whole or not at all, replacing what was there.
+    """Save a complete model folder: whole or not at all, replacing the model that was there, and no file of others.
 
     Raises:
+        ValueError: Files of others by the same names are there.
         OSError: The folder cannot be written, or the disk is full; what was there before stays.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with quiet_transformers():
-            model.save_pretrained(beside)
-            processor.save_pretrained(beside)
-        beside.chmod(0o755)  # temporary folders and safetensors files are made for their owner's eyes only
-        for file in beside.iterdir():
-            file.chmod(0o644)
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)  # of a save that was killed at the line after the next rename
-        if folder.exists():
-            folder.rename(old)
-        beside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with beside(folder, ours=_model_type(folder) == "diptych") as new, quiet_transformers():
+            new.mkdir()
+            model.save_pretrained(new)
+            processor.save_pretrained(new)
+            for file in new.iterdir():
+                file.chmod(0o644)  # safetensors files are made for their owner's eyes only
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Undo what a save that was killed left beside `folder`: half of a new one, or an old one out of its place."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.is_dir() and not folder.exists():
-        old.rename(folder)
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _require_words(tokenizer: Any) -> None:

@@ -10,6 +10,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
+
 
 def reason(error: BaseException) -> str:
     """Why something failed, in one line: what the system says, or the first line of the message."""
@@ -37,7 +39,7 @@ def user_path(path: str | Path) -> Path:
 def same_file(one: Path | int, other: Path | int) -> bool:
     """Whether two paths or descriptors are one regular file, whatever links lead to it."""
     try:
-        first, second = os.stat(one), os.stat(other)
+        first, second = (os.stat(what) for what in (one, other))  # noqa: PTH116 - a descriptor has no path
     except (OSError, ValueError):
         return False
     return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
@@ -79,7 +81,7 @@ class Lock:
         OSError: It cannot be opened.
     """
 
-    _held: set[int] = set()
+    _held: ClassVar[set[int]] = set()
 
     def __init__(self, path: Path, *, shared: bool = False, wait: bool = False, make: bool = False) -> None:
         self.path = path

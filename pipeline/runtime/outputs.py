@@ -11,11 +11,12 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import Lock, digest, to_disk
+from .files import Lock, digest, reason, to_disk, user_path
 from .version import __version__
 
 MARK = ".diptych.json"
@@ -62,6 +63,22 @@ def see_that_it_is_new(path: Path) -> None:
     """
     if any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size:
         raise ValueError(f"{path} is there already: give --overwrite to replace it, or choose another --out")
+
+
+def writable_folder(out: str | Path) -> Path:
+    """Make the folder `out` if need be, and see that it can be written to.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    folder = user_path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written to ({reason(error)}); choose another --out") from error
+    return folder
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -181,7 +198,9 @@ def _enter(space: Path, path: Path, *, wait: bool) -> Lock:
         except FileExistsError:
             mark = space / MARK
             if not (_is_marked(mark) if mark.exists() else space.is_dir() and not any(space.iterdir())):
-                raise ValueError(f"{space} is in the way and not of diptych: move it, or choose another --out") from None
+                raise ValueError(
+                    f"{space} is in the way and not of diptych: move it, or choose another --out"
+                ) from None
         try:
             lock = Lock(space / MARK, wait=wait, make=True)
         except FileNotFoundError:  # its owner has just left
@@ -235,7 +254,7 @@ def _put(new: Path, path: Path, old: Path, *, ours: bool) -> None:
 
 def _seal(new: Path, path: Path, *, ours: bool) -> None:
     """Mark a folder with what is in it; see that in its place there is nothing of others by the same names."""
-    names = sorted(str(file.relative_to(new)) for file in new.rglob("*") if file.is_file())
+    names = sorted(str(file.relative_to(new)) for file in new.rglob("*") if file.is_file() and file != new / MARK)
     clash = [name for name in names if files_of(path) is None and os.path.lexists(path / name)]
     if clash and not ours:
         raise ValueError(f"{path} holds {clash[0]}, which diptych did not write: move it, or choose another folder")

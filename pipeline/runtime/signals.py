@@ -6,11 +6,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Row = TypeVar("Row")
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks a run to stop; SIGHUP comes when its terminal is closed."""
 
 _ECHO = 5.0
 """Seconds. Ctrl-C reaches each of several processes by itself and again through their launcher: that is one wish."""
@@ -21,7 +24,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         message: What was saved and how to go on; empty in all processes but the main one.
-        code: The exit code by which a shell knows the signal: 143 for SIGTERM, 130 for SIGINT.
+        code: The exit code by which a shell knows the signal: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP.
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -33,9 +36,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While it is entered, the first SIGTERM or SIGINT is noted in `received`; a second one ends the process at once.
+    """While it is entered, the first of `SIGNALS` is noted in `received`; a second one ends the process at once.
 
-    Outside the main thread, where Python allows no handlers, it does nothing.
+    One that the process was started to ignore, as by nohup, stays ignored. Outside the main thread, where Python
+    allows no handlers, it does nothing.
 
     Args:
         processes: How many train together.
@@ -45,11 +49,13 @@ class StopSignals:
         self.received = 0
         self._echo = _ECHO if processes > 1 else 0.0
         self._first = 0.0
+        self._waiting = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(
@@ -58,8 +64,32 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def between(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The rows; a signal ends the wait for the next one, and comes after the one that is at hand.
+
+        Raises:
+            Interrupted: A signal came.
+        """
+        rows, end = iter(rows), object()
+        while True:
+            try:
+                self._waiting = True
+                if self.received:
+                    raise self._interrupted()
+                row = next(rows, end)
+            finally:
+                self._waiting = False
+            if row is end:
+                return
+            yield row  # type: ignore[misc]
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"stopped by {signal.Signals(self.received).name}", 128 + self.received)
+
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received and time.monotonic() - self._first >= self._echo:
             os._exit(128 + number)
         elif not self.received:
             self.received, self._first = number, time.monotonic()
+            if self._waiting:
+                raise self._interrupted()

@@ -1,16 +1,15 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped, in folders that are whole or not there.
+"""Checkpoints: all that a run needs to be resumed as if it had never stopped, in folders that are whole or not there.
 
 `OUT/checkpoints/00000040` is where a run stood after 40 optimizer steps: `model.safetensors`, `optimizer.safetensors`,
-`state.json` and, written last, `manifest.json` with the size and hash of each. The state of random generators is not
-among them: every draw follows from the seed and its place in the run (`batches.draw_seed`).
+`state.json` and the mark that says the size and hash of each. The state of random generators is not among them: every
+draw follows from the seed and its place in the run (`draw_seed`).
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -23,10 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..runtime.files import _size, to_disk
+from ..runtime.files import megabytes, reason
+from ..runtime.outputs import beside, damage_of, files_of, remove, remove_leftovers
 from ..runtime.record import require_same
-
-FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
 @dataclass
@@ -82,7 +80,7 @@ class Checkpoints:
     Args:
         folder: Where they are.
         accelerator: Of the run.
-        identity: What a run that goes on must have in common with the one that stopped, by name.
+        identity: What a run must have in common with the one it resumes, by name.
         model: Prepared by `accelerator`, as is the optimizer.
         optimizer: Its state is saved tensor by tensor.
         schedule: Of the learning rates.
@@ -136,7 +134,7 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             try:
                 found[0] = self._read()
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 found[1] = str(error)
         found = broadcast_object_list(found)
         if found[1] is not None:
@@ -154,7 +152,7 @@ class Checkpoints:
         if losses and len(losses) != here:
             # a shared batch is the same however many share it, but what dropout draws for it is not
             self.say(
-                f"the run had {len(losses)} processes and has {here} now: it goes on, but not bit for bit as before"
+                f"the run had {len(losses)} processes and has {here} now: it is resumed, but not bit for bit as before"
             )
             losses = [sum(losses) / len(losses)] * here
         progress.losses = losses[self.accelerator.process_index :][:1]
@@ -168,7 +166,7 @@ class Checkpoints:
                 continue
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             require_same(state["identity"], self.identity, self.folder.parent)
-            self.say(f"going on from {path}")
+            self.say(f"resuming from {path}")
             return load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"), state
         self.say(f"no whole checkpoint in {self.folder}: starting from the beginning")
         return None
@@ -186,35 +184,28 @@ class Checkpoints:
         }
         text = json.dumps(state)
         needed = len(text) + sum(t.numel() * t.element_size() for t in (*weights.values(), *moments.values()))
-        beside: Path | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self.folder))
-            beside.chmod(0o755)
             if shutil.disk_usage(self.folder).free < needed:  # said before minutes are spent on writing
                 raise OSError("the disk is full")
-            save_file(weights, beside / "model.safetensors")
-            save_file(moments, beside / "optimizer.safetensors")
-            (beside / "state.json").write_text(text, encoding="utf-8")
-            manifest = {name: _facts(beside / name) for name in FILES}
-            (beside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-            for file in (*beside.iterdir(), beside):
-                to_disk(file)
-            shutil.rmtree(path, ignore_errors=True)  # a damaged one of the same step
-            beside.replace(path)
-            to_disk(self.folder)
+            with beside(path) as new:
+                new.mkdir()
+                save_file(weights, new / "model.safetensors")
+                save_file(moments, new / "optimizer.safetensors")
+                (new / "state.json").write_text(text, encoding="utf-8")
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(beside, ignore_errors=True) if beside else None
             raise OSError(self._no_room(path, needed, error)) from error
 
     def _no_room(self, path: Path, needed: int, error: Exception) -> str:
-        whole = [p for p in checkpoint_folders(self.folder) if damage_of(p) is None]
-        stays = f"the last good one is {whole[-1]}" if whole else "there is none before it"
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
+        stays, free = "the last good one cannot be told", "an unknown amount"
+        with contextlib.suppress(OSError):
+            whole = [p for p in checkpoint_folders(self.folder) if damage_of(p) is None]
+            stays = f"the last good one is {whole[-1]}" if whole else "there is none before it"
+            there = self.folder if self.folder.exists() else self.folder.parent
+            free = megabytes(shutil.disk_usage(there).free)
         return (
-            f"the checkpoint {path} cannot be written ({reason}): it needs {_size(needed)}, {_size(free)} are free; "
-            f"{stays}. Make room, then go on with --resume"
+            f"the checkpoint {path} cannot be written ({reason(error)}): it needs {megabytes(needed)}, {free} are "
+            f"free; {stays}. Make room, then resume with --resume"
         )
 
     def _prune(self, step: int) -> None:
@@ -222,27 +213,27 @@ class Checkpoints:
         paths = checkpoint_folders(self.folder)
         earlier = [path for path in paths if int(path.name) <= step]
         for path in {*paths} - {*earlier[-self.keep :]}:
-            shutil.rmtree(path, ignore_errors=True)
-        for left in self.folder.glob(".[0-9]*"):  # of a save that was killed
-            shutil.rmtree(left, ignore_errors=True)
+            remove(path)
+        remove_leftovers(self.folder)
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, whole or not, by step."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((path for path in found if path.is_dir() and path.name.isdigit()), key=lambda path: int(path.name))
+    """The checkpoints in `folder`, whole or not, by step; folders of others are none."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    ours = (path for path in paths if path.name.isdigit() and files_of(path) is not None)
+    return sorted(ours, key=lambda path: int(path.name))
 
 
-def damage_of(path: Path) -> str | None:
-    """What is wrong with the checkpoint at `path`; None if it is whole."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        wrong = [name for name in FILES if _facts(path / name) != manifest.get(name)]
-    except FileNotFoundError as error:
-        return f"it lacks {Path(error.filename).name}"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"it cannot be read ({error})"
-    return f"{wrong[0]} is not what was written" if wrong else None
+def remove_checkpoints(folder: Path) -> int:
+    """Remove all checkpoints in `folder`, and the folder if nothing else is in it; how many there were."""
+    paths = checkpoint_folders(folder)
+    for path in paths:
+        remove(path)
+    if folder.is_dir():
+        remove_leftovers(folder)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    return len(paths)
 
 
 def _split(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -257,11 +248,3 @@ def _joined(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
     return {"state": state, **rest}
-
-
-def _facts(file: Path) -> dict[str, Any]:
-    found = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            found.update(block)
-    return {"bytes": file.stat().st_size, "blake2b": found.hexdigest()}

@@ -8,7 +8,7 @@ import time
 import torch
 from accelerate import Accelerator
 
-from ..runtime.signals import Interrupted, StopSignals
+from ..runtime.signals import SIGNALS, Interrupted, StopSignals
 from .checkpoints import Checkpoints, Progress
 
 
@@ -29,7 +29,7 @@ class Interrupts:
         self.accelerator, self.checkpoints, self.signals = accelerator, checkpoints, signals
         self.steps, self.minutes = steps, minutes
         self._saved = time.monotonic()
-        self._term = self._interrupt = self._due = False
+        self._stop, self._due = 0, False
 
     def agree(self, *, lost: bool = False) -> bool:
         """Whether `lost` is true of any process; hears what else any of them wants on the same occasion.
@@ -38,11 +38,10 @@ class Interrupts:
         """
         minutes = (time.monotonic() - self._saved) / 60
         due = 0 < self.minutes <= minutes and self.accelerator.is_main_process
-        received = self.signals.received
-        mine = [received == signal.SIGTERM, received == signal.SIGINT, due, lost]
+        mine = [*(self.signals.received == number for number in SIGNALS), due, lost]
         answers = torch.tensor(mine, dtype=torch.float32, device=self.accelerator.device)
-        found = [answer > 0 for answer in self.accelerator.reduce(answers, "sum").tolist()]
-        self._term, self._interrupt, self._due, anyone_lost = found
+        *stops, self._due, anyone_lost = (answer > 0 for answer in self.accelerator.reduce(answers, "sum").tolist())
+        self._stop = next((number for number, stop in zip(SIGNALS, stops, strict=True) if stop), 0)
         return anyone_lost
 
     def checkpoint(self, progress: Progress) -> None:
@@ -52,14 +51,13 @@ class Interrupts:
             Interrupted: A signal came.
             OSError: The checkpoint cannot be written.
         """
-        stop = self._term or self._interrupt
-        if not (stop or self._due or (self.steps and progress.step % self.steps == 0)):
+        if not (self._stop or self._due or (self.steps and progress.step % self.steps == 0)):
             return
         path = self.checkpoints.save(progress)
         self._saved = time.monotonic()
-        if stop:
+        if self._stop:
             told = (
-                f"stopped by {'SIGTERM' if self._term else 'SIGINT'} after step {progress.step}, in epoch "
-                f"{progress.epoch}; saved {path}. The same command with --resume goes on from there"
+                f"stopped by {signal.Signals(self._stop).name} after step {progress.step}, in epoch {progress.epoch}; "
+                f"saved {path}. The same command with --resume goes on from there"
             )
-            raise Interrupted(told if self.accelerator.is_main_process else "", 143 if self._term else 130)
+            raise Interrupted(told if self.accelerator.is_main_process else "", 128 + self._stop)

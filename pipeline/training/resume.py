@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +11,9 @@ from ..model.fingerprint import plain_config
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..runtime.console import Console
+from ..runtime.files import Lock
+from ..runtime.outputs import files_of, remove, remove_leftovers, restore
+from .checkpoints import checkpoint_folders, remove_checkpoints
 from .config import TrainConfig
 from .run_folder import RunFolder
 
@@ -45,25 +47,57 @@ def identity_of(
     return dict(json.loads(json.dumps(found, default=str, sort_keys=True)))
 
 
-def begin_anew(folder: RunFolder, console: Console, *, may_write: bool) -> None:
-    """See that no run is lost by beginning a new one in `folder`; clear away what a finished one left.
-
-    Args:
-        folder: Of the run.
-        console: Shows what is replaced.
-        may_write: True in the main process.
+def may_begin(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
+    """See that no run and nothing of others is lost by training in `folder`.
 
     Raises:
-        ValueError: A run in it was not brought to its end.
+        ValueError: It would be.
     """
-    record, checkpoints = folder.read(), folder.checkpoints
-    left = sorted(path.name for path in checkpoints.iterdir() if path.name.isdigit()) if checkpoints.is_dir() else []
-    if left and record.get("state") != "done":
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite begins anew: give one of them")
+    record, model = folder.read(), restore(folder.model)
+    foreign = [folder.path / "run.json"] if not record and (folder.path / "run.json").exists() else []
+    if model.is_dir() and any(model.iterdir()) and not record and files_of(model) is None:
+        foreign.append(model)
+    if foreign:
+        raise ValueError(f"{foreign[0]} is not of a run of diptych and would be replaced: choose another --out")
+    if resume or overwrite:
+        return
+    checkpoints = checkpoint_folders(folder.checkpoints)
+    if checkpoints and record.get("state") != "done":
         raise ValueError(
-            f"{folder} holds a run that is not done, saved at step {int(left[-1])}: go on with --resume, choose "
-            f"another --out, or delete {checkpoints}"
+            f"{folder} holds a run that is not done, saved at step {int(checkpoints[-1].name)}: go on with --resume, "
+            "choose another --out, or replace it with --overwrite"
         )
-    if may_write:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    if record:
-        console.print(f"replacing the earlier run in {folder}")
+    if record.get("state") == "done" or files_of(model) is not None:
+        raise ValueError(f"{folder} holds a run already: give --overwrite to replace it, or choose another --out")
+
+
+def begin(folder: RunFolder, console: Console, *, resume: bool, overwrite: bool) -> Lock:
+    """Begin to train in `folder`, once all that it needs is known to be usable; of several processes the main one does.
+
+    Returns:
+        What keeps other runs out of the folder; to be released at the end.
+
+    Raises:
+        ValueError: Another run is training there, or something would be lost.
+    """
+    try:
+        lock = Lock(folder.path)
+    except BlockingIOError as error:
+        raise ValueError(f"another run is training in {folder}: wait for it, or choose another --out") from error
+    try:
+        may_begin(folder, resume=resume, overwrite=overwrite)
+        remove_leftovers(folder.path)
+        if not resume:
+            removed = [path for path in (folder.path / "run.json", folder.model) if path.exists()]
+            remove(folder.model)
+            (folder.path / "run.json").unlink(missing_ok=True)
+            if remove_checkpoints(folder.checkpoints):
+                removed.append(folder.checkpoints)
+            if removed:
+                console.print(f"removed of the earlier run: {', '.join(map(str, removed))}")
+    except BaseException:
+        lock.release()
+        raise
+    return lock

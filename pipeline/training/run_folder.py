@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import writable_folder
+from ..runtime.outputs import writable_folder
 from ..runtime.record import read_record, write_record
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -15,15 +14,16 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 
-from ..model.folder import remove_leftovers
 from ..runtime.console import SILENT, Console
+from ..runtime.files import user_path
 from ..runtime.heartbeat import Heartbeat
 from ..runtime.launch import fork, forks
 from ..runtime.record import read_record, require_same
 from ..runtime.version import __version__
+from .checkpoints import remove_checkpoints
 from .config import read_options
 from .loop import Fit
-from .resume import begin_anew, identity_of
+from .resume import begin, identity_of, may_begin
 from .run_folder import RunFolder
 from .setup import set_up
 
@@ -36,6 +36,7 @@ def train(
     say: Callable[[str], None] = print,
     quiet: bool = False,
     resume: bool = False,
+    overwrite: bool = False,
     after_epoch: Callable[[dict[str, Any]], None] = lambda epoch: None,
     processes: int | None = None,
     **options: Any,
@@ -53,6 +54,7 @@ def train(
         say: What to do with each line that tells the user how it goes.
         quiet: Show no progress bar.
         resume: Resume the run in `out` from its newest whole checkpoint, if it has one.
+        overwrite: Replace the run that is in `out`.
         after_epoch: Called with the metrics of each epoch, in all processes; what it raises ends the run.
         processes: How many share the work, one for each GPU; by default all GPUs. Several are forked from this one
             (with CPU in place of GPUs if there is none), unless a launcher has started them already.
@@ -64,7 +66,7 @@ def train(
 
     Raises:
         ValueError: Something is not usable; the message says what and what to do.
-        Interrupted: SIGTERM or SIGINT came; the message says what was saved.
+        Interrupted: SIGTERM, SIGINT or SIGHUP came; the message says what was saved.
         OSError: A checkpoint or the model cannot be written; those that were there stay.
     """
     config, build, reading = read_options(options)
@@ -74,17 +76,15 @@ def train(
             f"{'it' if len(chosen) == 1 else 'them'} out, or leave the model out"
         )
     if (count := forks(processes, say)) > 1:
-        how: dict[str, Any] = {"model": model, "say": say, "quiet": quiet, "resume": resume, "after_epoch": after_epoch}
+        how: dict[str, Any] = {"model": model, "say": say, "quiet": quiet, "after_epoch": after_epoch}
+        how |= {"resume": resume, "overwrite": overwrite}
         fork(count, partial(train, data, out, **how, **options))
-        return read_record(Path(out).expanduser())
+        return read_record(user_path(out))
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process  # it alone speaks and writes
     console = Console(say, bars=not quiet) if main else SILENT
     folder = RunFolder.at(out)
-    if not resume:
-        begin_anew(folder, console, may_write=main)
-    if main:
-        remove_leftovers(folder.model)
+    may_begin(folder, resume=resume, overwrite=overwrite)
     try:
         setup = set_up(data, config, build, reading, model, console)
         fit = Fit(setup.model, setup.processor, config, setup.objective, folder, console)
@@ -113,18 +113,20 @@ def train(
             if main:
                 folder.write(_record(about, state, fit))
 
-        try:
-            with Heartbeat(folder.path):
-                fit.run(rows, resume=resume, identity=identity, note=note, after_epoch=after_epoch)
-        except BaseException:
-            with contextlib.suppress(OSError):  # of a full disk, say, which is then the error to show
-                note("interrupted")
-            raise
+        with begin(folder, console, resume=resume, overwrite=overwrite) if main else contextlib.nullcontext():
+            try:
+                with Heartbeat(folder.path):
+                    fit.run(rows, resume=resume, identity=identity, note=note, after_epoch=after_epoch)
+                note("done")
+            except BaseException:
+                with contextlib.suppress(OSError, ValueError):  # of a full disk, say, which is then the error to show
+                    note("interrupted")
+                raise
+            if main:
+                with contextlib.suppress(OSError):
+                    remove_checkpoints(folder.checkpoints)  # nothing is left to resume
     finally:
         AcceleratorState._reset_state()  # or its precision would be that of whatever follows in this process
-    note("done")
-    if main:
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)  # nothing is left to resume
     record = _record(about, "done", fit)
     best, select = record["best"], record["select"]
     console.print(f"kept epoch {best['epoch']}, {select} {best[select]:.4f}: {folder}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..model.folder import remove_leftovers
+from ..runtime.outputs import beside, remove, remove_leftovers
 from ..runtime.record import write_record
+from ..training.checkpoints import remove_checkpoints
 
 NAME = "tune.json"
 
@@ -100,18 +100,15 @@ class Sweep:
 
     def clear(self) -> None:
         """Bring the folder to what `tune.json` says, wherever an earlier process was killed."""
-        place, best = self.folder / "model", self.best
-        remove_leftovers(place)
+        best = self.best
+        remove_leftovers(self.folder)
         if best is not None and (self.run_folder(best) / "model").is_dir():
-            old = place.with_name(f".{place.name}.old")
-            if place.exists():
-                place.rename(old)
-            (self.run_folder(best) / "model").rename(place)
-            shutil.rmtree(old, ignore_errors=True)
+            with beside(self.folder / "model") as new:
+                (self.run_folder(best) / "model").rename(new)
         for trial in self.trials:
             if trial.state != "running":
-                for left in ("model", "checkpoints"):
-                    shutil.rmtree(self.run_folder(trial) / left, ignore_errors=True)
+                remove(self.run_folder(trial) / "model")
+                remove_checkpoints(self.run_folder(trial) / "checkpoints")
 
 
 def read_sweep(folder: Path) -> Sweep | None:

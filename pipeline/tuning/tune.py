@@ -6,9 +6,9 @@ follows from the seed and the trial's number. So a sweep that was cut off choose
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,8 @@ from ..model.build import build_model
 from ..model.folder import load_model
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
-from ..runtime.files import writable_folder
 from ..runtime.launch import fork, forks
+from ..runtime.outputs import writable_folder
 from ..runtime.record import read_record, require_same, write_record
 from ..runtime.signals import Interrupted
 from ..training.config import TrainConfig
@@ -252,7 +252,9 @@ def _run(
         begun = read_record(place)
         if main and not begun and trial.number == 1:
             (sweep.folder / NAME).unlink()
-            shutil.rmtree(sweep.folder / "trials", ignore_errors=True)
+            for empty in (place, place.parent):
+                with contextlib.suppress(OSError):  # others have put something there
+                    empty.rmdir()
         if not begun and trial.number == 1:
             raise
         note("failed", " ".join(str(error).split()))

@@ -1,0 +1,75 @@
+"""A hash of all that a table holds, by which a run that is resumed knows its data."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from ..runtime.files import digest
+from .tables import Table
+
+_ROWS = 256
+"""Rows that are hashed at a time."""
+_UNCHANGED = {
+    *("ArrowExamplesIterable", "ExamplesIterable", "FormattedExamplesIterable", "RebatchedArrowExamplesIterable")
+}
+"""What a stream of `datasets` consists of that gives the rows of its files as they are."""
+
+
+def table_digest(table: Table) -> str | None:
+    """A hash of a table's content: of the bytes of its files, of all its rows, or on the Hub of its commit.
+
+    Images that it names by their paths are not read.
+
+    Returns:
+        None if the rows are a stream that nothing else stands for.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    rows = table.rows
+    if isinstance(rows, datasets.Dataset):
+        return _rows_digest(rows)
+    if hasattr(rows, "files"):
+        return digest(rows.files)
+    return _commit(getattr(rows, "rows", rows))
+
+
+class _Hash:
+    """A file that keeps nothing of what is written but its hash."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.found = hashlib.blake2b(digest_size=16)
+
+    def write(self, content: Any) -> int:
+        self.found.update(content)
+        return len(content)
+
+    def flush(self) -> None:
+        pass
+
+
+def _rows_digest(rows: datasets.Dataset) -> str:
+    """Of the rows as Arrow has them, always so many at a time, so that it does not depend on how they are stored."""
+    sink = _Hash()
+    for batch in rows.with_format("arrow").iter(batch_size=_ROWS):
+        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), batch.schema.remove_metadata()) as writer:
+            writer.write_table(batch.combine_chunks().replace_schema_metadata())
+    return sink.found.hexdigest()
+
+
+def _commit(stream: Any) -> str | None:
+    """Where on the Hub, and at which commit, a stream of `datasets` reads its files."""
+    source = getattr(stream, "_ex_iterable", None)
+    while type(source).__name__ in _UNCHANGED:
+        files = re.findall(r"hf://datasets/[^'\"]+@[0-9a-f]{40}/[^'\"]+", repr(getattr(source, "kwargs", None)))
+        if files:
+            return hashlib.blake2b("\n".join(sorted({*files})).encode(), digest_size=16).hexdigest()
+        source = getattr(source, "ex_iterable", None)
+    return None

@@ -55,9 +55,10 @@ def see_that_data_stays(data: Any, out: str, folder: Path | None) -> None:
     if not isinstance(data, (str, Path)):
         return
     target: Path | int = _descriptor(sys.stdout, 1) if out == "-" else user_path(out)
-    if any(same_file(target, source) for source in _sources(data)):
-        raise ValueError(f"{out} is the data itself, which would be lost; choose another --out")
     path = user_path(data).resolve()
+    itself = path.exists() and path == user_path(out).resolve()
+    if itself or any(same_file(target, source) for source in _sources(data)):
+        raise ValueError(f"{out} is the data itself, which would be lost; choose another --out")
     if folder is not None and data != "-" and path in (folder.resolve(), folder.resolve().parent):
         raise ValueError(f"{out} is in the folder of the data, where its parts would be taken for data; choose another")
 

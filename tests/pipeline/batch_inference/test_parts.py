@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from diptych.pipeline.batch_inference.parts import RECORD, Parts, RowCursor, write_parts
+from diptych.pipeline.batch_inference.part_files import damage_of_part, read_facts
+from diptych.pipeline.batch_inference.parts import RECORD, Parts
+from diptych.pipeline.batch_inference.row_cursor import RowCursor, write_parts
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.data.writer import FORMATS, types_of_features, types_of_rows
+from diptych.pipeline.runtime.outputs import MARK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +66,7 @@ def test_each_row_is_there_once_however_many_write_and_die(
     source = iter if streamed else datasets.Dataset.from_list
     parts = Parts(folder / "p", rows=part_rows, suffix=suffix, file=folder / f"out{suffix}")
     for attempt, count in enumerate(processes):
-        parts.begin({"data": "d"}, resume=attempt > 0, say=lambda line: None)
+        record = parts.begin({"data": "d"}, resume=attempt > 0, say=lambda line: None)
         for index in range(count):
             stop = data.draw(st.none() | st.integers(0, rows)) if attempt < len(processes) - 1 else None
             try:
@@ -74,7 +76,7 @@ def test_each_row_is_there_once_however_many_write_and_die(
     assert parts.all_counts(rows) == Counter(
         status for n in range(rows) for status in [["image_missing", "ok"][n % 3 > 0]]
     )
-    parts.end({})
+    parts.end(record)
     assert [path.name for path in folder.iterdir()] == [f"out{suffix}"]
     found = load_tables(folder / f"out{suffix}")["train"].rows
     assert [(int(row["own"]), int(row["row"])) for row in found] == [(n, n) for n in range(rows)]
@@ -145,25 +147,23 @@ def test_a_damaged_part_is_said_removed_and_computed_again(parts, damage):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_a_text_part_that_was_cut_is_damaged(tmp_path, suffix):
+def test_a_text_part_that_was_cut_is_damaged_wherever_it_was(tmp_path, suffix):
     parts = Parts(tmp_path, rows=5, suffix=suffix)
     share(parts, iter([{"own": n} for n in range(5)]), 0, 1)
     whole = parts.path(0).read_bytes()
     for length in range(len(whole)):
         parts.path(0).write_bytes(whole[:length])
-        try:
-            found = parts.counts(0).total()
-        except ValueError:
-            continue
-        assert found == whole[:length].count(b"\n") - (suffix == ".csv") < 5  # cut between two rows
+        assert damage_of_part(parts.path(0), read_facts(parts.path(0))) == "it is not what was written"
+    parts.path(0).write_bytes(whole)
+    assert damage_of_part(parts.path(0), read_facts(parts.path(0))) is None
 
 
 def test_the_last_part_may_be_short_and_no_other(parts):
-    fewer_rows(parts.path(4))
+    parts.write(4, [{"row": 0, "status": "ok"}] * 4)
     assert parts.whole(lambda part: True, lambda line: None) == {0, 1, 2, 3, 4}
     assert parts.all_counts(24).total() == 24
     with pytest.raises(
-        ValueError, match=r"part-000004.parquet is not whole: it has 4 rows, not 5; go on with --resume"
+        ValueError, match=r"part-000004.parquet is not whole: it has 4 rows, not 5; resume with --resume"
     ):
         parts.all_counts(25)
 
@@ -171,7 +171,7 @@ def test_the_last_part_may_be_short_and_no_other(parts):
 def test_parts_that_are_missing_or_too_many_are_named(parts):
     with pytest.raises(ValueError, match=r"part-000003.parquet is of a row that the data does not have"):
         parts.all_counts(15)
-    with pytest.raises(ValueError, match=r"part-000005.parquet is not whole: it cannot be read"):
+    with pytest.raises(ValueError, match=r"part-000005.parquet is not whole: it is not there"):
         parts.all_counts(30)
 
 
@@ -181,10 +181,12 @@ def test_an_unfinished_run_is_not_overwritten_and_a_done_one_is(parts):
     parts.end(parts.begin({"data": "d"}, resume=True, say=lambda line: None))
     said = []
     assert parts.begin({"data": "d"}, resume=True, say=said.append)["state"] == "done"
-    parts.begin({"data": "other"}, resume=False, say=said.append)
+    with pytest.raises(ValueError, match="p is there already: give --overwrite to replace it, or choose"):
+        parts.begin({"data": "other"}, resume=False, say=said.append)
+    parts.begin({"data": "other"}, resume=False, overwrite=True, say=said.append)
     assert said == [
-        f"the run in {parts.folder} is done: there is nothing to go on with",
-        f"replacing the earlier predictions in {parts.folder}",
+        f"the run in {parts.folder} is done: there is nothing to resume",
+        f"replacing the earlier predictions in {parts.folder}: 5 parts removed",
     ]
     assert parts.numbers() == []
 
@@ -194,7 +196,7 @@ def test_a_done_run_that_lost_a_part_goes_on(parts):
     parts.path(2).unlink()
     said = []
     assert parts.begin({"data": "d"}, resume=True, say=said.append)["state"] == "running"
-    assert said == ["going on: 4 parts are there"]
+    assert said == ["resuming: 4 parts are there"]
 
 
 def test_what_differs_is_named(parts):
@@ -207,8 +209,10 @@ def test_what_differs_is_named(parts):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_says_that_parts_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.batch_inference.parts.uuid.uuid4", lambda: SimpleNamespace(hex="x"))
-    (tmp_path / ".part-000000.x.parquet").symlink_to("/dev/full")
+    (tmp_path / ".part-000000.parquet.diptych").mkdir()
+    (tmp_path / ".part-000000.parquet.diptych" / MARK).touch()
+    monkeypatch.setattr("diptych.pipeline.runtime.outputs._undo", lambda space, path: None)
+    (tmp_path / ".part-000000.parquet.diptych" / "new.parquet").symlink_to("/dev/full")
     with pytest.raises(
         ValueError, match=r"part-000000.parquet cannot be written \(No space left on device\); the parts"
     ):

@@ -89,13 +89,13 @@ def test_going_on_computes_what_is_not_there(run, table, tmp_path):
     second.unlink()
     cut(third)
     said, counts = run(table, "out", resume=True)
-    assert said[1] == "going on: 2 parts are there"
+    assert said[1] == "resuming: 2 parts are there"
     assert f"removing {third}, to compute it again" in said[2]
     assert counts == {"ok": 9, "image_missing": 1}
     assert first.stat().st_mtime_ns == stamp
     assert rows_of(tmp_path / "out") == before
     said, again = run(table, "out", resume=True)
-    assert "is done: there is nothing to go on with" in said[1]
+    assert "is done: there is nothing to resume" in said[1]
     assert again == counts
 
 
@@ -105,7 +105,7 @@ def test_going_on_computes_what_is_not_there(run, table, tmp_path):
         ({"part_rows": 5}, "--part-rows is 5, and was 4"),
         ({"on_bad_row": "skip"}, "--on-bad-row is skip, and was mask"),
         ({"text_column": "id"}, "text column is id, and was text"),
-        ("rows", "size of the data in bytes is"),
+        ("rows", "content of the data is"),
         ("model", "model is"),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_file_that_can_be_gone_on_with_is_the_file_written_at_once(run, table,
     # batches are others, and so are sums of floats
     assert [rounded(row) for row in once] == [rounded(row) for row in joined]
     assert not hidden(tmp_path / f"parts{suffix}").exists()
-    with pytest.raises(ValueError, match="nothing is left to go on with: it is done"):
+    with pytest.raises(ValueError, match="nothing is left to resume: it is done"):
         run(table, f"parts{suffix}", resume=True)
 
 
@@ -156,7 +156,7 @@ def test_a_signal_keeps_whole_parts_and_says_how_to_go_on(run, table, tmp_path, 
     ) as caught:
         run(table, "out")
     assert caught.value.code == 143
-    assert len(list((tmp_path / "out").glob("*part*"))) == 2
+    assert len(list((tmp_path / "out").glob("part*"))) == 2
     monkeypatch.undo()
     with pytest.raises(ValueError, match="holds a run that is not done, in 2 parts"):
         run(table, "out")

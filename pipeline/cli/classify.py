@@ -49,6 +49,9 @@ def classify(
         bool,
         option("Resume the run in OUT: parts that are whole are kept.", "--resume", panel=TABLES),
     ] = False,
+    overwrite: Annotated[
+        bool, option("Replace what an earlier run has written to OUT.", "--overwrite", panel=TABLES)
+    ] = False,
     part_rows: Annotated[
         int,
         option("Rows of each part of a folder, and of what processes share.", panel=TABLES),
@@ -138,6 +141,7 @@ def classify(
         fast=Fast(compile_, dtype and dtype.value, int8, **share) if wants_fast else None,
         part_rows=part_rows,
         resume=resume,
+        overwrite=overwrite,
         say=show.remark,
         quiet=show.quiet,
     )

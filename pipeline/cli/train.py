@@ -128,8 +128,9 @@ def train(
         int, typer.Option(help="With --stream: rows that are held to change their order.")
     ] = 1000,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest whole checkpoint.")
+        bool, typer.Option("--resume", help="Resume the run in OUT from its newest whole checkpoint.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in OUT.")] = False,
     checkpoint_steps: Annotated[int, typer.Option(help="Steps from one checkpoint to the next; 0 counts none.")] = 0,
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes from one to the next; 0 uses no clock.")] = 15.0,
     keep: Annotated[int, typer.Option(help="How many checkpoints stay.")] = 2,
@@ -201,6 +202,7 @@ def train(
         stream=stream,
         shuffle_buffer=shuffle_buffer,
         resume=resume,
+        overwrite=overwrite,
         checkpoint_steps=checkpoint_steps,
         checkpoint_minutes=checkpoint_minutes,
         keep=keep,

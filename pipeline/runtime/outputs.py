@@ -220,11 +220,13 @@ def _enter(space: Path, path: Path, *, wait: bool) -> Lock:
 
 
 def _leave(space: Path, path: Path, lock: Lock) -> None:
-    with contextlib.suppress(OSError):
-        _undo(space, path)
-        (space / MARK).unlink()
-        space.rmdir()
-    lock.release()
+    try:
+        with contextlib.suppress(OSError):
+            _undo(space, path)
+            (space / MARK).unlink()
+            space.rmdir()
+    finally:
+        lock.release()
 
 
 def _undo(space: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ class Sweep:
         remove_leftovers(self.folder)
         if best is not None and (self.run_folder(best) / "model").is_dir():
             with beside(self.folder / "model") as new:
-                (self.run_folder(best) / "model").rename(new)
+                shutil.copytree(self.run_folder(best) / "model", new)
         for trial in self.trials:
             if trial.state != "running":
                 remove(self.run_folder(trial) / "model")

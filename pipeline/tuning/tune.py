@@ -109,8 +109,12 @@ def tune(
             f"{folder} holds a sweep, of which {ended} trials have ended: go on with --resume, choose another --out, "
             "or delete it"
         )
-    if earlier is None and ((folder / "run.json").exists() or (folder / "model").exists()):
-        raise ValueError(f"{folder} holds a training run, whose model a sweep would replace: choose another --out")
+    names = ("run.json", "model", "trials", "trials.csv", "trials.png")
+    there = [name for name in names if earlier is None and (folder / name).exists()]
+    if there:
+        raise ValueError(
+            f"{folder} holds {there[0]} of something else, which a sweep would replace: choose another --out"
+        )
 
     options = {name: value for name, value in options.items() if value is not None or name.startswith("unfreeze_")}
     network, processor = _start(options)

@@ -138,9 +138,7 @@ def test_a_stream_that_breaks_off_keeps_what_came_before_and_says_where(tiny, tm
 
     features = datasets.Features({"text": datasets.Value("string")})
     stream = datasets.IterableDataset.from_generator(rows, features=features)
-    message = (
-        r"data cannot be read past its first 3 rows: the network is gone; the rows .* are in .*out\.partial"
-    )
+    message = r"data cannot be read past its first 3 rows: the network is gone; the rows .* are in .*out\.partial"
     with pytest.raises(ValueError, match=message):
         classify_table(stream, str(tmp_path / "out.jsonl"), model=tmp_path / "model", text_column="text", quiet=True)
     assert not (tmp_path / "out.jsonl").exists()

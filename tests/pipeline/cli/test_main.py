@@ -166,9 +166,9 @@ def test_a_stream_whose_first_row_lacks_a_half(model):
 def test_stopping_at_a_bad_row_keeps_the_results_so_far(model, table, tmp_path):
     arguments = ("classify", "--data", table, "--out", tmp_path / "out.csv", "--model", model, "--on-bad-row", "error")
     result = diptych(*arguments, code=1)
-    assert [row["row"] for row in read(tmp_path / "out.csv")] == ["0", "1"]
+    assert [row["row"] for row in read(tmp_path / "out.partial.csv")] == ["0", "1"]
     assert re.search(
-        r"diptych: .*table.csv, row 2: .*2.png is no image .* 2 rows before it are in .*out.csv", result.stderr
+        r"diptych: .*table.csv, row 2: .*2.png is no image .* rows before it are in .*out.partial.csv", result.stderr
     )
 
 

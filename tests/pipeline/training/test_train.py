@@ -108,7 +108,7 @@ def test_mixed_precision_learns_too_and_saves_32_bits(pairs, text_folder, tmp_pa
     record = run(pairs, tmp_path, text_folder, precision="bf16")
     assert record["best"]["accuracy"] >= 0.9
     assert {p.dtype for p in load_model(tmp_path)[0].parameters()} == {torch.float32}
-    run(pairs, tmp_path, text_folder, epochs=1)  # and back
+    run(pairs, tmp_path, text_folder, epochs=1, overwrite=True)  # and back
 
 
 def test_starting_from_a_model_keeps_its_head_if_the_labels_are_the_same(trained, pairs, text_folder, tmp_path):

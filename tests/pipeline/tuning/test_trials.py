@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from diptych.pipeline.runtime.outputs import beside
 from diptych.pipeline.tuning.trials import Sweep, Trial, read_sweep
 
 
@@ -17,8 +18,10 @@ def sweep(folder, *trials):
     found = Sweep(folder, {"seed": 0}, "accuracy", list(trials))
     for one in trials:
         place = found.run_folder(one)
-        (place / "model").mkdir(parents=True)
-        (place / "model" / "config.json").write_text(str(one.number))
+        place.mkdir(parents=True)
+        with beside(place / "model") as new:
+            new.mkdir()
+            (new / "config.json").write_text(str(one.number))
         (place / "checkpoints").mkdir()
         (place / "run.json").write_text("{}")
     return found

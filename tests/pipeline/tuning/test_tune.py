@@ -16,6 +16,7 @@ import pytest
 import torch
 from diptych import evaluate, load_model, tune
 from diptych.pipeline.cli.main import app
+from diptych.pipeline.runtime.outputs import beside
 from diptych.pipeline.runtime.record import read_record, write_record
 from diptych.pipeline.runtime.signals import Interrupted
 from diptych.pipeline.training import interrupts as stopping
@@ -54,8 +55,9 @@ class Runs:
         write_record(out, {"state": "running"})
         (out / "checkpoints").mkdir(exist_ok=True)
         for epoch in range(1, options.get("epochs", 5) + 1):
-            (out / "model").mkdir(exist_ok=True)
-            (out / "model" / "config.json").write_text(json.dumps(options["learning_rate"]))
+            with beside(out / "model") as new:
+                new.mkdir()
+                (new / "config.json").write_text(json.dumps(options["learning_rate"]))
             figures = {
                 "accuracy": self.figures(options, epoch),
                 "loss": 1.0,
@@ -239,7 +241,7 @@ def test_a_folder_that_holds_something_else_is_refused(runs, sweep, tmp_path):
     with pytest.raises(ValueError, match=r"holds a sweep, of which 2 trials have ended: go on with --resume"):
         sweep(trials=2)
     (tmp_path / "run" / "model").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"run holds a training run, whose model a sweep would replace: choose"):
+    with pytest.raises(ValueError, match=r"run holds model of something else, which a sweep would replace: choose"):
         sweep(out=tmp_path / "run")
 
 

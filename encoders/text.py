@@ -60,7 +60,7 @@ class BertEncoder(Encoder):
                 )
             except Exception as error:  # of the hub, of safetensors, of a pickle that is refused
                 raise ValueError(
-                    f"the weights of the text encoder {name_or_folder} cannot be loaded: {_first_line(error)}"
+                    f"the weights of the text encoder {name_or_folder} cannot be loaded: {first_line(error)}"
                 ) from error
         if report["missing_keys"]:
             raise ValueError(
@@ -143,7 +143,7 @@ def load_text_config(name_or_folder: str | Path) -> PreTrainedConfig:
     except Exception as error:  # of the hub, of the file system, of a file that is no configuration
         raise ValueError(
             f"there is no text encoder at {str(name_or_folder)!r}: give a folder that holds one, or a Hub id, which "
-            f"must be in the cache or the network open ({_first_line(error)})"
+            f"must be in the cache or the network open ({first_line(error)})"
         ) from error
     _require_bert_family(config)
     return config
@@ -151,11 +151,11 @@ def load_text_config(name_or_folder: str | Path) -> PreTrainedConfig:
 
 def _require_bert_family(config: PreTrainedConfig) -> None:
     name = config.name_or_path or config.model_type
-    model_class = _model_class(config)
+    builds = model_class(config)
     is_decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
-    if model_class is not None and not is_decoder and getattr(config, "vocab_size", None):
+    if builds is not None and not is_decoder and getattr(config, "vocab_size", None):
         with torch.device("meta"):
-            skeleton = model_class(config)
+            skeleton = builds(config)
         embeddings = getattr(skeleton, "embeddings", None)
         # a model that also sees pixels has words and pictures in one sequence: no text encoder
         inside = embeddings.modules() if isinstance(embeddings, nn.Module) else ()
@@ -167,12 +167,13 @@ def _require_bert_family(config: PreTrainedConfig) -> None:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without the lines that follow; its name if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def _model_class(config: PreTrainedConfig) -> Any:
+def model_class(config: PreTrainedConfig) -> Any:
     """The class that AutoModel builds from `config`, or None."""
     try:
         found = AutoModel._model_mapping[type(config)]
@@ -183,7 +184,7 @@ def _model_class(config: PreTrainedConfig) -> Any:
 
 def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     """Leave BERT's pooler out, whose output nobody reads; DistilBERT and some others have none to leave."""
-    takes = inspect.signature(_model_class(config).__init__).parameters
+    takes = inspect.signature(model_class(config).__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 

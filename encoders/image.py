@@ -47,6 +47,13 @@ class ImageEncoder(Encoder):
         """What shapes the features beside the trunk's weights."""
         return {"encoder": self.name, "region_grid": self.region_grid}
 
+    def require_size(self, size: tuple[int, int]) -> None:
+        """See that the trunk takes pictures of `size`, height and width in pixels; most take any.
+
+        Raises:
+            ValueError: It does not.
+        """
+
     def trunk_grid(self, pixel_values: Tensor) -> Tensor:
         """The trunk's own grid of features, (batch, width, rows, columns), from (batch, 3, height, width) pixels."""
         raise NotImplementedError

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import is_timm_available
 
 from .image import ImageEncoder
+from .resnet import IMAGE_ENCODERS
 from .text import first_line, model_class, quiet_transformers
 from .trainable import Part
 
@@ -93,13 +94,16 @@ class VisionEncoder(ImageEncoder):
         path, blocks = _blocks(self.trunk)
         parts: list[tuple[str, list[nn.Module]]] = [("embeddings", [])]
         parts += [(f"block{name}" if name.isdigit() else name, [block]) for name, block in blocks]
-        inside = tuple(f"{path}{name}." for name, _ in blocks)
-        behind = False
+        done = tuple(f"{path}{name}." for name, _ in blocks)
+        side = 0
         for name, module in self.trunk.named_modules():
-            if f"{name}.".startswith(inside):
-                behind = True
-            elif own := list(module.parameters(recurse=False)):  # a module's own, such as timm's position codes
-                parts[-1 if behind else 0][1].append(nn.ParameterList(own))
+            if f"{name}.".startswith(done):
+                side = -1 if f"{path}{blocks[0][0]}" == name else side
+            elif path.startswith(f"{name}." if name else ""):  # it holds the blocks, and perhaps parameters of its own
+                parts[side][1].append(nn.ParameterList(module.parameters(recurse=False)))
+            elif _weighs(module):
+                parts[side][1].append(module)
+                done += (f"{name}.",)
         return list(parts)
 
     def trunk_grid(self, pixel_values: Tensor) -> Tensor:
@@ -167,8 +171,8 @@ def load_image_config(name_or_folder: str | Path) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
     except Exception as error:  # of the hub, of the file system, of a file that is no configuration
         raise ValueError(
-            f"there is no image encoder at {str(name_or_folder)!r}: give a folder that holds one, or a Hub id, which "
-            f"must be in the cache or the network open ({first_line(error)})"
+            f"unknown image encoder {str(name_or_folder)!r}; choose one of {', '.join(IMAGE_ENCODERS)}, a folder that "
+            f"holds a vision model, or a Hub id, which must be in the cache or the network open ({first_line(error)})"
         ) from error
     return image_config_of((getattr(config, "vision_config", None) or config).to_dict())
 

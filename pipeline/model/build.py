@@ -7,8 +7,10 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from ...encoders import IMAGE_ENCODERS, BertEncoder, ResNetEncoder
-from ...encoders.text import load_text_config, quiet_transformers
+from ...encoders import IMAGE_ENCODERS, BertEncoder, ImageEncoder, ResNetEncoder, VisionEncoder
+from ...encoders.preprocessing import Preprocessing, resnet_preprocessing, vision_preprocessing
+from ...encoders.text import quiet_transformers
+from ...encoders.vision import load_image_config
 from ..runtime.choices import IMAGE_WEIGHTS, require_choice
 from .config import DiptychConfig
 from .folder import _is_ours, _require_words, load_model
@@ -24,70 +26,79 @@ def build_model(
     labels: list[str],
     image_weights: str = "pretrained",
     image_size: tuple[int, int] | None = None,
+    image_fit: str | None = None,
     max_length: int = 128,
     **architecture: Any,
 ) -> tuple[DiptychModel, DiptychProcessor]:
     """A model over pretrained encoders, its fusion and head random, and the processor that fits it.
 
     Args:
-        image_encoder: One of `diptych.encoders.IMAGE_ENCODERS`, or the folder of an earlier model
-            of ours, whose image trunk and transforms are taken.
+        image_encoder: One of `diptych.encoders.IMAGE_ENCODERS`; a Hub id or a folder of a vision model of
+            transformers or timm; or the folder of an earlier model of ours, whose image trunk and transforms are taken.
         text_encoder: A Hub id or a folder of a BERT-family encoder, or the folder of an earlier
             model of ours, whose text trunk and tokenizer are taken.
         labels: Names of the classes, in the order of the logits.
         image_weights: `pretrained`, or `random` for an image trunk that learns from nothing.
-        image_size: (height, width) in pixels, to which pictures are scaled without cutting; what
-            the weights were trained with if not given.
+        image_size: (height, width) in pixels of what the encoder sees; what its weights were trained with
+            if not given.
+        image_fit: How pictures of other proportions come to that size, one of `IMAGE_FITS`; an earlier model's own, or
+            the first.
         max_length: Longest text in word pieces.
         **architecture: Other fields of `DiptychConfig`.
 
     Raises:
         ValueError: An encoder cannot be found or a field is out of its range.
     """
-    require_choice("image_weights", image_weights, IMAGE_WEIGHTS)
-    image_source = load_model(image_encoder) if _is_ours(image_encoder) else None
+    images, image_processor = _image_side(image_encoder, image_weights, image_size, image_fit)
     text_source = load_model(text_encoder) if _is_ours(text_encoder) else None
-
-    if image_source is not None:
-        encoder_name, image_processor = image_source[0].config.image_encoder, image_source[1].image_processor
-        if image_size is not None:
-            image_processor.size = {"height": image_size[0], "width": image_size[1]}
-            image_processor.crop_size = None
-    else:
-        if image_encoder not in IMAGE_ENCODERS:
-            raise ValueError(
-                f"unknown image encoder {image_encoder!r}; choose one of {', '.join(IMAGE_ENCODERS)}, "
-                "or the folder of a model trained with diptych"
-            )
-        pretrained = image_weights == "pretrained"
-        encoder_name = image_encoder
-        image_processor = DiptychImageProcessor.of(image_encoder, pretrained=pretrained, size=image_size)
-
     if text_source is not None:
-        text_config, tokenizer = text_source[0].config.text_config, text_source[1].tokenizer
+        text, tokenizer = text_source[0].text_encoder, text_source[1].tokenizer
     else:
-        text_config, tokenizer = load_text_config(text_encoder), load_tokenizer(text_encoder)
+        text, tokenizer = BertEncoder.from_pretrained(text_encoder), load_tokenizer(text_encoder)
+    text_config = text.trunk.config
     text_config.name_or_path = ""  # a path of this machine says nothing elsewhere
     positions = getattr(text_config, "max_position_embeddings", max_length)
     max_length = min(max_length, positions, tokenizer.model_max_length)
 
     config = DiptychConfig(
-        image_encoder=encoder_name,
+        image_encoder=images.name,
+        image_config=getattr(images.trunk, "config", None),
         text_config=text_config,
         id2label=dict(enumerate(labels)),
         label2id={name: index for index, name in enumerate(labels)},
         **architecture,
     )
     model = DiptychModel(config)
-    if image_source is not None:
-        model.image_encoder.copy_trunk(image_source[0].image_encoder)
-    elif image_weights == "pretrained":
-        model.image_encoder.copy_trunk(ResNetEncoder.from_pretrained(encoder_name, dim=config.hidden_size))
-    if text_source is not None:
-        model.text_encoder.copy_trunk(text_source[0].text_encoder)
-    else:
-        model.text_encoder.copy_trunk(BertEncoder.from_pretrained(text_encoder, dim=config.hidden_size))
+    model.image_encoder.copy_trunk(images)
+    model.text_encoder.copy_trunk(text)
     return model, DiptychProcessor(image_processor, tokenizer, max_length=max_length)
+
+
+def _image_side(
+    name: str, weights: str, size: tuple[int, int] | None, fit: str | None
+) -> tuple[ImageEncoder, DiptychImageProcessor]:
+    """An encoder whose trunk a new model is to have, and its transforms.
+
+    Raises:
+        ValueError: The encoder cannot be found, or does not take pictures of this size.
+    """
+    require_choice("image_weights", weights, IMAGE_WEIGHTS)
+    encoder: ImageEncoder
+    wanted, pretrained = Preprocessing(), weights == "pretrained"
+    if _is_ours(name):
+        model, processor = load_model(name)
+        encoder, images = model.image_encoder, processor.image_processor
+        wanted, fit = images.preprocessing, fit or images.fit
+    elif name in IMAGE_ENCODERS:
+        encoder = ResNetEncoder.from_pretrained(name) if pretrained else ResNetEncoder(name)
+        wanted = resnet_preprocessing(name) if pretrained else wanted
+    else:
+        encoder = VisionEncoder.from_pretrained(name) if pretrained else VisionEncoder(load_image_config(name))
+        own = Preprocessing(*encoder.size, shortest_edge=max(encoder.size))
+        wanted = vision_preprocessing(name, encoder.size) if pretrained else own
+    images = DiptychImageProcessor.of(wanted, size=size, fit=fit)
+    encoder.require_size((images.height, images.width))
+    return encoder, images
 
 
 def load_tokenizer(name_or_folder: str | Path) -> Any:

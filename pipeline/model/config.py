@@ -22,7 +22,8 @@ class DiptychConfig(PreTrainedConfig):
     """The architecture and the labels of a model. Saved as `config.json` beside the weights.
 
     Attributes:
-        image_encoder: One of `diptych.encoders.IMAGE_ENCODERS`.
+        image_encoder: One of `diptych.encoders.IMAGE_ENCODERS`, or what people call the trunk of `image_config`.
+        image_config: Configuration of an image trunk that is none of those, as a dict or a transformers config.
         text_config: Configuration of the BERT-family trunk, as a dict or a transformers config.
         region_grid: Regions of an image to a side at most; 0 is the trunk's own grid. By default 4, and 1 for
             `concat` and `mlp`, which read no more than a mean; models of formats 1 and 2 have their trunk's own.
@@ -58,6 +59,7 @@ class DiptychConfig(PreTrainedConfig):
 
     model_type = "diptych"
     image_encoder: str = "resnet50"
+    image_config: Any = None
     text_config: Any = None
     region_grid: int | None = None
     pool_words: bool | None = None
@@ -84,6 +86,10 @@ class DiptychConfig(PreTrainedConfig):
         if isinstance(text, dict):
             text = AutoConfig.for_model(**text)
         self.text_config = text
+        if isinstance(self.image_config, dict):
+            from ...encoders.vision import image_config_of  # here, for it needs torch
+
+            self.image_config = image_config_of(self.image_config)
         kwargs.pop("unimodal", None)  # a term that models of format 1 trained with
         self.global_tokens = list(self.global_tokens)
         super().__post_init__(**kwargs)

@@ -13,12 +13,10 @@ from torch import Tensor
 from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ...encoders.resnet import pretrained_weights
+from ...encoders.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from ..data.images import picture_box, read_image
+from ..runtime.choices import IMAGE_FITS, require_choice
 from .config import DiptychConfig
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _OLD_NAMES = {"height", "width", "shortest_edge", "mean", "std"}
 _SAVED_BY_TRANSFORMERS = {"image_processor_type", "processor_class", "feature_extractor_type"}
@@ -31,9 +29,10 @@ class DiptychImageProcessor(BaseImageProcessor):
         size: In pixels, as transformers names it: `{"height": h, "width": w}` scales both sides, whatever the
             proportions; `{"shortest_edge": s}` scales the shorter side and cuts `crop_size` out of the centre.
         crop_size: `{"height": h, "width": w}` in pixels; goes with `shortest_edge`, and only with it.
+        do_pad: Keep the proportions where both sides are scaled, and fill what is left with `image_mean`.
         image_mean: Of each colour, on a scale of 0 to 1, subtracted.
         image_std: Of each colour, on a scale of 0 to 1, divided by.
-        interpolation: `bilinear` or `bicubic`.
+        interpolation: The name of one of Pillow's filters, such as `bilinear`.
         kwargs: What transformers saves with any image processor; names of formats 1 to 3 are read with a warning.
 
     Raises:
@@ -47,6 +46,7 @@ class DiptychImageProcessor(BaseImageProcessor):
         *,
         size: dict[str, int] | None = None,
         crop_size: dict[str, int] | None = None,
+        do_pad: bool = False,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
         interpolation: str = "bilinear",
@@ -64,8 +64,8 @@ class DiptychImageProcessor(BaseImageProcessor):
             size, crop_size, image_mean, image_std = (given | new).values()
         if unknown := sorted(set(kwargs) - _SAVED_BY_TRANSFORMERS):
             raise ValueError(
-                f"{unknown[0]} is nothing that this image processor does; it has size, crop_size, image_mean, "
-                "image_std and interpolation"
+                f"{unknown[0]} is nothing that this image processor does; it has size, crop_size, do_pad, "
+                "image_mean, image_std and interpolation"
             )
         super().__init__(**kwargs)
         self.size = dict(size or {"height": 224, "width": 224})
@@ -81,28 +81,50 @@ class DiptychImageProcessor(BaseImageProcessor):
             raise ValueError(
                 f"shortest_edge is {self.shortest_edge}; it must be at least {max(self.height, self.width)}"
             )
-        if interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(f"interpolation is {interpolation!r}; choose bilinear or bicubic")
+        if do_pad and cuts:
+            raise ValueError("do_pad is True; it goes with a size of height and width only")
+        if interpolation.upper() not in Image.Resampling.__members__:
+            names = ", ".join(Image.Resampling.__members__).lower()
+            raise ValueError(f"interpolation is {interpolation!r}; choose one of {names}")
+        self.do_pad = do_pad
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.interpolation = interpolation
 
     @classmethod
-    def of(cls, image_encoder: str, *, pretrained: bool, size: tuple[int, int] | None = None) -> DiptychImageProcessor:
-        """The transforms of torchvision's best weights for `image_encoder`, or ImageNet's usual ones.
+    def of(
+        cls, wanted: Preprocessing, *, size: tuple[int, int] | None = None, fit: str | None = None
+    ) -> DiptychImageProcessor:
+        """The transforms of an encoder.
 
         Args:
-            image_encoder: One of `IMAGE_ENCODERS`.
-            pretrained: Whether those weights are used; if so their numbers are.
-            size: (height, width) in pixels, to which pictures are then scaled without cutting.
+            wanted: What its weights were trained with.
+            size: (height, width) in pixels that the encoder is to see, if other than that.
+            fit: One of `IMAGE_FITS`, by default the first.
         """
-        preset = pretrained_weights(image_encoder).transforms() if pretrained else None
-        edge, crop, numbers = 256, 224, {}
-        if preset is not None:
-            edge, crop = preset.resize_size[0], preset.crop_size[0]
-            numbers = {"image_mean": preset.mean, "image_std": preset.std, "interpolation": preset.interpolation.value}
-        if size is not None:
-            return cls(size={"height": size[0], "width": size[1]}, **numbers)
-        return cls(size={"shortest_edge": edge}, crop_size={"height": crop, "width": crop}, **numbers)
+        fit = IMAGE_FITS[0] if fit is None else fit
+        require_choice("image_fit", fit, IMAGE_FITS)
+        numbers: dict[str, Any] = {
+            "image_mean": wanted.mean,
+            "image_std": wanted.std,
+            "interpolation": wanted.interpolation,
+        }
+        height, width = size or (wanted.height, wanted.width)
+        box = {"height": height, "width": width}
+        if fit != "crop":
+            return cls(size=box, do_pad=fit == "pad", **numbers)
+        edge = round(wanted.shortest_edge * max(height, width) / max(wanted.height, wanted.width))
+        return cls(size={"shortest_edge": edge}, crop_size=box, **numbers)
+
+    @property
+    def fit(self) -> str:
+        """Which of `IMAGE_FITS` brings a picture to the encoder's size."""
+        return "crop" if self.crop_size else "pad" if self.do_pad else "squash"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The numbers of which `of` makes such transforms."""
+        edge = self.shortest_edge or max(self.height, self.width)
+        return Preprocessing(self.height, self.width, edge, self.image_mean, self.image_std, self.interpolation)
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -135,12 +157,19 @@ class DiptychImageProcessor(BaseImageProcessor):
         return 2 * height, 2 * width
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """Scale (and cut) an RGB picture to `width` x `height` pixels."""
-        resample = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
+        """Scale (and pad, or cut) an RGB picture to `width` x `height` pixels."""
+        resample = Image.Resampling[self.interpolation.upper()]
         picture = picture_box(image)
+        sides = (picture[2] - picture[0], picture[3] - picture[1])
+        if self.do_pad:
+            scale = min(self.width / sides[0], self.height / sides[1])
+            whole = (max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale)))
+            bars = Image.new("RGB", (self.width, self.height), tuple(round(255 * mean) for mean in self.image_mean))
+            place = ((self.width - whole[0]) // 2, (self.height - whole[1]) // 2)
+            bars.paste(image.resize(whole, resample, box=picture), place)
+            return bars
         if self.shortest_edge is None:
             return image.resize((self.width, self.height), resample, box=picture)
-        sides = (picture[2] - picture[0], picture[3] - picture[1])
         width, height = (int(self.shortest_edge * side / min(sides)) for side in sides)
         left, top = round((width - self.width) / 2), round((height - self.height) / 2)  # as torchvision rounds
         # one step: scale only what the cut keeps, so that a picture 20,000 pixels long costs no memory

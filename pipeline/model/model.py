@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
-from ...encoders import BertEncoder, NullTokens, ResNetEncoder
+from ...encoders import BertEncoder, ImageEncoder, NullTokens, ResNetEncoder, VisionEncoder
 from ...encoders.tokens import Tokens
 from ...encoders.trainable import Part, check_partition
 from ...fusion import (
@@ -71,8 +71,11 @@ class DiptychModel(PreTrainedModel):
 
     def __init__(self, config: DiptychConfig) -> None:
         super().__init__(config)
-        self.image_encoder = ResNetEncoder(
-            config.image_encoder, dim=config.hidden_size, region_grid=config.region_grid or 0
+        sizes: Any = {"dim": config.hidden_size, "region_grid": config.region_grid or 0}
+        self.image_encoder: ImageEncoder = (
+            ResNetEncoder(config.image_encoder, **sizes)
+            if config.image_config is None
+            else VisionEncoder(config.image_config, **sizes)
         )
         self.text_encoder = BertEncoder(config.text_config, dim=config.hidden_size, pool=bool(config.pool_words))
         self.null_tokens = NullTokens(config.hidden_size, dropout=config.modality_dropout)

@@ -16,6 +16,8 @@ PRECISIONS = ("no", "fp16", "bf16")
 """Number format of training; `no` is 32 bits."""
 IMAGE_WEIGHTS = ("pretrained", "random")
 """What a new image encoder starts from."""
+IMAGE_FITS = ("squash", "pad", "crop")
+"""How an image of other proportions comes to the encoder's size: whole and stretched, whole between bars, or cut."""
 DTYPES = ("bf16", "fp16")
 """Number format of the encoders in classifying, other than 32 bits."""
 ON_BAD_ROW = ("mask", "skip", "error")

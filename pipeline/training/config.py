@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..runtime.choices import (
     CLASS_WEIGHTS,
     FUSIONS,
+    IMAGE_FITS,
     IMAGE_WEIGHTS,
     METRICS,
     OBJECTIVES,
@@ -58,7 +59,10 @@ class BuildOptions:
     """
 
     image_encoder: str | None = option(
-        None, "Image encoder: a torchvision ResNet, or a run's folder.  [default: resnet50]", panel=MODEL
+        None,
+        "Image encoder: a torchvision ResNet, a Hub id or a folder of a vision model, or a run's folder.  "
+        "[default: resnet50]",
+        panel=MODEL,
     )
     text_encoder: str | None = option(
         None,
@@ -75,6 +79,12 @@ class BuildOptions:
         None,
         "HEIGHTxWIDTH in pixels that the image encoder sees.  [default: what its weights were made for]",
         panel=MODEL,
+    )
+    image_fit: str | None = option(
+        None,
+        f"How images of other proportions come to that size: whole or cut.  [default: {IMAGE_FITS[0]}]",
+        panel=MODEL,
+        choices=IMAGE_FITS,
     )
     max_length: int | None = option(None, "Longest text, in word pieces.  [default: 128]", panel=MODEL, least=3)
     region_grid: int | None = option(

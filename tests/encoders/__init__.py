@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+from diptych.encoders.vision import image_config_of
 from transformers import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, PreTrainedConfig, RobertaConfig
 
 VOCABULARY = 40
@@ -29,3 +33,32 @@ def tiny_config(family: str) -> PreTrainedConfig:
     if family == "electra":
         return ElectraConfig(**_SIZES, embedding_size=8)
     return {"bert": BertConfig, "roberta": RobertaConfig}[family](**_SIZES)
+
+
+_PATCHES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 32,
+    "patch_size": 8,
+}
+_STAGES = {"depths": [1, 1, 1, 1], "image_size": 64}
+_VISION: dict[str, dict[str, Any]] = {
+    "vit": _PATCHES,
+    "dinov2": _PATCHES,
+    "dinov2_with_registers": _PATCHES,
+    "siglip": _PATCHES | {"model_type": "siglip_vision_model"},
+    "clip": _PATCHES | {"model_type": "clip_vision_model"},
+    "convnext": _STAGES | {"hidden_sizes": [4, 8, 8, 16]},
+    "swin": _STAGES | {"embed_dim": 4, "num_heads": [1, 1, 1, 1], "window_size": 2},
+    "test_efficientnet": {"model_type": "timm_wrapper", "architecture": "test_efficientnet"},  # of timm's own tests
+}
+VISION_FAMILIES = tuple(_VISION)
+
+
+def tiny_vision_config(family: str) -> PreTrainedConfig:
+    """Two or four blocks, 16 wide, of pictures of 32 or 64 pixels."""
+    if family.startswith("test_"):
+        pytest.importorskip("timm")
+    return image_config_of({"model_type": family} | _VISION[family])

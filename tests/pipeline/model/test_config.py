@@ -9,7 +9,7 @@ import pytest
 from diptych.fusion import PATTERNS
 from diptych.pipeline.model.config import FORMAT_VERSION, DiptychConfig
 from diptych.pipeline.runtime.choices import FUSIONS
-from transformers import AutoConfig, BertConfig, DistilBertConfig
+from transformers import AutoConfig, BertConfig, DistilBertConfig, ViTConfig
 
 TEXT = {
     "model_type": "bert",
@@ -19,8 +19,10 @@ TEXT = {
     "num_attention_heads": 2,
     "intermediate_size": 20,
 }
+IMAGE = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "image_size": 32, "patch_size": 8}
 FIELDS = {  # none of them its default
     "image_encoder": "resnet18",
+    "image_config": IMAGE,
     "text_config": TEXT,
     "region_grid": 5,
     "pool_words": True,
@@ -60,12 +62,14 @@ def test_every_field_survives_saving(load, tmp_path):
     again = load(tmp_path)
     assert type(again) is DiptychConfig
     for name, value in FIELDS.items():
-        if name != "text_config":
+        if name not in ("text_config", "image_config"):
             assert getattr(config, name) == value, name
             assert getattr(again, name) == value, name
     assert isinstance(again.text_config, BertConfig)
     assert all(getattr(again.text_config, name) == value for name, value in TEXT.items())
     assert again.text_config.to_dict() == config.text_config.to_dict()
+    assert isinstance(again.image_config, ViTConfig)
+    assert all(getattr(again.image_config, name) == value for name, value in IMAGE.items())
     assert again.format_version == FORMAT_VERSION
     assert again.multi_label
     assert again.labels == ["yes", "no", "東京"]

@@ -8,9 +8,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from diptych.encoders.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, resnet_preprocessing
 from diptych.pipeline.data.image_source import BadImage
 from diptych.pipeline.data.images import read_image
-from diptych.pipeline.model.image_processor import IMAGENET_MEAN, IMAGENET_STD, DiptychImageProcessor
+from diptych.pipeline.model.image_processor import DiptychImageProcessor
+from diptych.pipeline.runtime.choices import IMAGE_FITS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,6 +22,7 @@ from torchvision.transforms import functional as reference
 
 from ...conftest import sized
 
+BOX = {"height": 4, "width": 4}
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -56,7 +59,7 @@ def test_the_centre_is_torchvisions_to_2_grey_levels_of_255(size, edge, crop, in
     [("resnet50", ResNet50_Weights.IMAGENET1K_V2, 224, 232), ("resnet18", ResNet18_Weights.IMAGENET1K_V1, 224, 256)],
 )
 def test_pretrained_encoders_bring_the_numbers_of_their_weights(name, weights, crop, edge):
-    ours = DiptychImageProcessor.of(name, pretrained=True)
+    ours = DiptychImageProcessor.of(resnet_preprocessing(name), fit="crop")
     preset = weights.transforms()
     assert (ours.height, ours.width, ours.shortest_edge) == (crop, crop, edge)
     assert (preset.crop_size, preset.resize_size) == ([crop], [edge])
@@ -67,17 +70,63 @@ def test_pretrained_encoders_bring_the_numbers_of_their_weights(name, weights, c
     torch.testing.assert_close(ours(image)["pixel_values"][0], preset(image), atol=2 / 255 / 0.224, rtol=0)
 
 
-@pytest.mark.parametrize("pretrained", [True, False])
-def test_a_size_that_is_asked_for_is_scaled_to_without_cutting(pretrained):
-    ours = DiptychImageProcessor.of("resnet50", pretrained=pretrained, size=(80, 60))
-    assert (ours.height, ours.width, ours.shortest_edge) == (80, 60, None)
-    assert ours.image_mean == list(IMAGENET_MEAN)
-    assert ours.resize(noise(200, 100)).size == (60, 80)
-
-
 def test_random_encoders_take_the_usual_numbers():
-    ours = DiptychImageProcessor.of("resnet18", pretrained=False)
+    ours = DiptychImageProcessor.of(Preprocessing(), fit="crop")
     assert (ours.height, ours.width, ours.shortest_edge, ours.interpolation) == (224, 224, 256, "bilinear")
+
+
+@pytest.mark.parametrize("fit", IMAGE_FITS)
+def test_transforms_are_made_again_from_their_own_numbers(fit):
+    ours = DiptychImageProcessor.of(Preprocessing(20, 24, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic"), fit=fit)
+    again = DiptychImageProcessor.of(ours.preprocessing, fit=ours.fit)
+    assert ours.fit == fit
+    assert again.to_dict() == ours.to_dict()
+    halved = DiptychImageProcessor.of(ours.preprocessing, fit=fit, size=(10, 12))
+    assert (halved.height, halved.width) == (10, 12)
+    assert halved.shortest_edge == (16 if fit == "crop" else None)
+
+
+def test_a_fit_that_is_none_is_named():
+    with pytest.raises(ValueError, match=r"^image_fit is 'stretch'; choose one of "):
+        DiptychImageProcessor.of(Preprocessing(), fit="stretch")
+
+
+def test_new_transforms_show_the_whole_picture():
+    """Four corners of a wide picture and of a high one are seen; a crop of the centre sees none."""
+    for width, height in ((400, 100), (60, 80)):
+        image = Image.new("RGB", (width, height), "black")
+        side = min(width, height) // 4
+        for left in (0, width - side):
+            for top in (0, height - side):
+                image.paste((255, 0, 0), (left, top, left + side, top + side))
+        red = [(np.asarray(ours.resize(image))[..., 0] > 200).mean() for ours in map(in_fit, (None, "crop"))]
+        assert red[0] > 0.01
+        assert red[1] < red[0]
+    assert (np.asarray(in_fit("crop").resize(picture_with_ends(400, 100)))[..., 0] > 200).sum() == 0
+
+
+def in_fit(fit: str | None) -> DiptychImageProcessor:
+    return DiptychImageProcessor.of(Preprocessing(64, 64, 72), fit=fit)
+
+
+def picture_with_ends(width: int, height: int) -> Image.Image:
+    image = Image.new("RGB", (width, height), "black")
+    image.paste((255, 0, 0), (0, 0, width // 8, height))
+    return image
+
+
+@given(st.tuples(st.integers(1, 300), st.integers(1, 300)), st.tuples(st.integers(1, 40), st.integers(1, 40)))
+@settings(max_examples=100, deadline=None)
+def test_a_padded_picture_keeps_its_proportions_between_bars_of_the_mean(size, wanted):
+    height, width = wanted
+    ours = DiptychImageProcessor(size={"height": height, "width": width}, do_pad=True, image_mean=[0.2, 0.4, 0.6])
+    shown = np.asarray(ours.resize(Image.new("RGB", size, "white")))
+    assert shown.shape == (height, width, 3)
+    bars = (shown == [51, 102, 153]).all(-1)
+    rows, columns = (~bars).any(1).sum(), (~bars).any(0).sum()
+    assert rows == height or columns == width
+    assert rows * columns == (~bars).sum()
+    assert abs(rows - columns * size[1] / size[0]) <= 1 + size[1] / size[0] / 2 or 1 in (rows, columns)
 
 
 @pytest.mark.parametrize("interpolation", RESAMPLING)
@@ -178,7 +227,8 @@ def test_an_image_that_cannot_be_used_is_an_error():
             "crop_size is .*; give its height .* shortest_edge only",
         ),
         ({"do_normalize": False}, "do_normalize is nothing that this image processor does; it has size, .*"),
-        ({"interpolation": "nearest"}, "interpolation is 'nearest'; choose bilinear or bicubic"),
+        ({"interpolation": "cubic"}, "interpolation is 'cubic'; choose one of nearest, .*bilinear.*"),
+        ({"size": {"shortest_edge": 9}, "crop_size": BOX, "do_pad": True}, "do_pad is True; .* height and width only"),
     ],
 )
 def test_numbers_out_of_their_range_are_named(options, message):
@@ -192,8 +242,10 @@ FIELDS = {
     "image_mean": [0.1, 0.2, 0.3],
     "image_std": [0.4, 0.5, 0.6],
     "interpolation": "bicubic",
+    "do_pad": False,
 }
 WHOLE = FIELDS | {"size": {"height": 10, "width": 12}, "crop_size": None}
+PADDED = WHOLE | {"do_pad": True}
 OLD = {"height": 10, "width": 12, "shortest_edge": 20, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
 
@@ -208,7 +260,7 @@ def test_names_of_0_3_are_read_with_a_warning_and_from_saved_folders_without(old
     assert {name: getattr(again, name) for name in fields} == fields
 
 
-@pytest.mark.parametrize("fields", [FIELDS, WHOLE], ids=["cut", "scaled"])
+@pytest.mark.parametrize("fields", [FIELDS, WHOLE, PADDED], ids=["cut", "scaled", "padded"])
 def test_a_saved_image_processor_keeps_every_field(fields, tmp_path):
     ours = DiptychImageProcessor(**fields)
     ours.save_pretrained(tmp_path)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..data.image_source import BadImage
+from ..data.images import image_errors
 from ..data.rows import Columns, Pair, all_reasons, read_pair, worst_status
 from ..model.processor import DiptychProcessor
 from ..runtime.seeds import content_id, draw_seed
@@ -97,7 +100,11 @@ class PairDataset(Dataset[Example]):
         pair, image, text = self._read(row), self.image_features, self.text_features
         pixel_values = None
         if pair.image is not None:
-            pixel_values = self.processor.image_processor.normalize(self._prepare(pair.image, epoch, row))
+            try:
+                with image_errors():
+                    pixel_values = self.processor.image_processor.normalize(self._prepare(pair.image, epoch, row))
+            except BadImage as error:
+                pair = replace(pair, image=None, problems=(*pair.problems, (error.status, str(error))))
         problems = [*pair.problems, *(half.problems[row] for half in (image, text) if half and row in half.problems)]
         status, reason = "ok", ""
         if problems:

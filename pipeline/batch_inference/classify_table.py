@@ -47,6 +47,7 @@ def classify_table(
     on_bad_row: str = "mask",
     batch_size: int | None = None,
     workers: int | None = None,
+    contributions: bool = True,
     fast: Fast | None = None,
     part_rows: int = 10_000,
     resume: bool = False,
@@ -70,7 +71,8 @@ def classify_table(
         text_column: The text column, likewise.
         on_bad_row: As for calling an `ImageTextClassifier`.
         batch_size: As for calling an `ImageTextClassifier`.
-        workers: Likewise.
+        workers: As for calling an `ImageTextClassifier`.
+        contributions: As for calling an `ImageTextClassifier`.
         fast: A faster way to run the encoders, compared with the usual one on the first rows before anything is
             written.
         part_rows: Rows of each part of a folder, and of what several processes share.
@@ -88,6 +90,7 @@ def classify_table(
             that would be lost or that does not belong to this run; or too few labels agree on the fast path.
         Interrupted: A signal came; what was classified before is kept likewise.
     """
+    options = ClassifyOptions(batch_size, on_bad_row, workers, contributions)
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     state = PartialState(cpu=not torch.accelerator.is_available())
     team = Team(state)
@@ -115,7 +118,7 @@ def classify_table(
         if fast is not None:
             rows = partial(readable, table.rows, table.name)
             use_fast_path(classifier, fast, rows, columns, table.folder, batch_size=batch_size, say=say)
-        return _Job(table, columns, classifier, batch_size, on_bad_row, workers, _is_stream(data), fast), parts
+        return _Job(table, columns, classifier, options, _is_stream(data), fast), parts
 
     job, parts = team.all_or_none(ready)
     if parts is None:
@@ -129,6 +132,7 @@ def classify_table(
             return parts.begin(identity, resume=resume, overwrite=overwrite, say=say)
 
         others = {"split": split, "--on-bad-row": on_bad_row, "fast path": fast and str(fast), "--part-rows": part_rows}
+        others["contributions"] = contributions
         with contextlib.closing(parts):
             counts = _into_parts(job, parts, team, begin, partial(states_of, data), say=aloud, quiet=quiet)
     by_status = {status: counts[status] for status in reversed(STATUSES) if counts[status] or status == "ok"}
@@ -144,9 +148,7 @@ class _Job:
     table: Table
     columns: Columns
     classifier: ImageTextClassifier
-    batch_size: int | None
-    on_bad_row: str
-    workers: int | None
+    options: ClassifyOptions
     prompt: bool
     fast: Fast | None
 
@@ -154,7 +156,7 @@ class _Job:
         return self.classifier.table_stream(
             replace(self.table, rows=rows),
             self.columns,
-            ClassifyOptions(self.batch_size, self.on_bad_row, self.workers),
+            self.options,
             prompt=self.prompt,
         )
 

@@ -31,6 +31,9 @@ def classify(
         OnBadRow,
         option("Of an image or text that cannot be used: classify by the other (mask), skip, or stop."),
     ] = OnBadRow.mask,
+    no_contributions: Annotated[
+        bool, option("Leave out what each modality contributed to the label.", "--no-contributions")
+    ] = False,
     data: Annotated[
         str | None,
         option("Many pairs: a .csv, .jsonl or .parquet file, a folder, a Hub id; - reads JSON lines.", panel=TABLES),
@@ -92,7 +95,8 @@ def classify(
 ) -> None:
     """Classify one pair, or a table of pairs.
 
-    One: diptych classify IMAGE TEXT. Many: diptych classify --data DATA --out FILE.
+    One: diptych classify IMAGE TEXT. Many: diptych classify --data DATA --out FILE. Of each pair the weights say how
+    much the model let each modality in, the contributions what each did for the answer (in log-odds of the label).
     """
     if text_alone is not None:
         if image or text is not None:
@@ -110,7 +114,7 @@ def classify(
             raise ValueError("--processes is for --data; one pair takes one process")
         if wants_fast:
             raise ValueError("--compile, --dtype, --int8 and --min-agreement are for --data, not for one pair")
-        _classify_one(image, text, on_bad_row.value, model, show)
+        _classify_one(image, text, on_bad_row.value, model, show, contributions=not no_contributions)
         return
     if image is not None:
         raise ValueError("give IMAGE and TEXT, or --data and --out; not both")
@@ -138,6 +142,7 @@ def classify(
         on_bad_row=on_bad_row.value,
         batch_size=batch_size,
         workers=workers,
+        contributions=not no_contributions,
         fast=Fast(compile_, dtype and dtype.value, int8, **share) if wants_fast else None,
         part_rows=part_rows,
         resume=resume,
@@ -149,7 +154,9 @@ def classify(
         show.result(counts, str)
 
 
-def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | None, show: Show) -> None:
+def _classify_one(
+    image: str, text: str | None, on_bad_row: str, model: str | None, show: Show, *, contributions: bool
+) -> None:
     from ..data.rows import Columns, read_pair
 
     _require_files_in_order(image, text)
@@ -159,7 +166,8 @@ def _classify_one(image: str, text: str | None, on_bad_row: str, model: str | No
         raise ValueError(f"{pair.reason} ({pair.status})")
     from ..inference.classifier import ImageTextClassifier
 
-    prediction = ImageTextClassifier.from_pretrained(_model_or_shipped(model, show))(image=image, text=text)
+    classify = ImageTextClassifier.from_pretrained(_model_or_shipped(model, show))
+    prediction = classify(image=image, text=text, contributions=contributions)
     show.result(prediction, lambda prediction: prediction_text(prediction, pair))
 
 
@@ -207,6 +215,9 @@ def prediction_text(prediction: Prediction, pair: Pair) -> str:
         lines = [f"{label}  {prediction['score']:.4f}", *(f"  {name}  {score:.4f}" for name, score in ranked[1:5])]
     if prediction["image_weight"] is not None:
         lines.append(f"weights: image {prediction['image_weight']:.2f}, text {prediction['text_weight']:.2f}")
+    of_image, of_text = prediction["image_contribution"], prediction["text_contribution"]
+    if isinstance(of_image, float) and isinstance(of_text, float):
+        lines.append(f"contributions to its log-odds: image {of_image:+.2f}, text {of_text:+.2f}")
     if prediction["status"] != "ok":
         alone = "" if not pair.bad else f"; classified by the {'text' if pair.image is None else 'image'} alone"
         lines.append(f"{prediction['status']}: {prediction['reason']}{alone}")

@@ -132,11 +132,13 @@ class RowWriter:
         import pyarrow.parquet as pq
 
         if self._parquet is None:
-            known = {"row": pa.int64()} | dict.fromkeys(("score", "image_weight", "text_weight"), pa.float64())
+            numbers = ("score", "image_weight", "text_weight", "image_contribution", "text_contribution")
+            known = {"row": pa.int64()} | dict.fromkeys(numbers, pa.float64())
+            by_label = pa.struct([(label, pa.float64()) for label in self.labels])
             if self.labels:
-                known["scores"] = pa.struct([(label, pa.float64()) for label in self.labels])
+                known["scores"] = by_label
             if self.multi_label:
-                known["label"] = pa.list_(pa.string())
+                known |= {"label": pa.list_(pa.string()), **dict.fromkeys(numbers[-2:], by_label)}
             if self.columns is not None:
                 schema = pa.schema({name: known.get(name, kind) for name, kind in self.columns.items()})
             else:

@@ -17,6 +17,7 @@ class ClassifyOptions:
             raises at the first. A text that is cut is not bad.
         workers: Threads that read and scale images ahead of the model, at most a few batches. By default none on a
             CPU, which the model needs itself; on a GPU one for each CPU, at most 8.
+        contributions: Whether to compute what each modality contributed to the label; it costs passes of the fusion.
 
     Raises:
         ValueError: One of them is out of its range.
@@ -25,6 +26,7 @@ class ClassifyOptions:
     batch_size: int | None = None
     on_bad_row: str = "mask"
     workers: int | None = None
+    contributions: bool = True
 
     def __post_init__(self) -> None:
         require_choice("on_bad_row", self.on_bad_row, ON_BAD_ROW)

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..data.rows import BadRow, Columns
+from ..model.contributions import contributions
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..model.scores import chosen, scores
@@ -114,26 +115,44 @@ class Predictor:
     def _forward(self, rows: list[Row]) -> list[dict[str, Any]]:
         """The columns of the predictions of rows that can be used."""
         words, mask = self._text_features(rows)
-        output = self.model(
-            image_features=self._image_features(rows),
-            text_features=words,
-            attention_mask=mask,
-            image_present=torch.tensor([row.picture is not None for row in rows], device=self.device),
-            text_present=torch.tensor([row.text is not None for row in rows], device=self.device),
+        image, text = self.model.encode(
+            {
+                "image_features": self._image_features(rows),
+                "text_features": words,
+                "attention_mask": mask,
+                "image_present": torch.tensor([row.picture is not None for row in rows], device=self.device),
+                "text_present": torch.tensor([row.text is not None for row in rows], device=self.device),
+            }
         )
+        output = self.model.fuse(image, text)
+        logits = cast(Tensor, output.logits)
         config = self.model.config
-        by_row = scores(output.logits, config).tolist()
+        by_row = scores(logits, config).tolist()
         weights = [(None, None)] * len(rows) if output.modality_weights is None else output.modality_weights.tolist()
-        return [
+        found = [
             {
                 "label": chosen(row, config),
                 "score": max(row),
                 "scores": dict(zip(config.labels, row, strict=True)),
                 "image_weight": image_weight,
                 "text_weight": text_weight,
+                "image_contribution": None,
+                "text_contribution": None,
             }
             for row, (image_weight, text_weight) in zip(by_row, weights, strict=True)
         ]
+        if self.options.contributions:
+            shares = contributions(self.model, image, text, logits).tolist()
+            for columns, (of_image, of_text) in zip(found, shares, strict=True):
+                columns["image_contribution"] = self._by_label(columns["label"], of_image)
+                columns["text_contribution"] = self._by_label(columns["label"], of_text)
+        return found
+
+    def _by_label(self, chosen: Any, share: Any) -> Any:
+        """A contribution as it stands in a prediction: one number, or of a multi-label model one for each label."""
+        if not self.model.config.multi_label:
+            return share
+        return {name: value for name, value in zip(self.model.config.labels, share, strict=True) if name in chosen}
 
     def _image_features(self, rows: list[Row]) -> Tensor:
         """Features (batch, width, rows, columns) of the images; 0 in rows without one, which are not encoded."""

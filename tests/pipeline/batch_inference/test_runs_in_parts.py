@@ -122,10 +122,11 @@ def test_other_settings_are_refused_by_name(run, table, tmp_path, tiny, change, 
 
 
 def rounded(row):
-    """A row of output with its scores to five places, as numbers whatever the format."""
+    """A row of output with its scores to five places and its contributions to three, as numbers whatever the format."""
     scores = row["scores"] if isinstance(row["scores"], dict) else json.loads(row["scores"] or "{}")
-    found = {name: round(float(score), 5) for name, score in scores.items()} if scores else None
-    return row | {"scores": found, "score": None if row["score"] is None else round(float(row["score"]), 5)}
+    places = {"score": 5, "image_contribution": 3, "text_contribution": 3}
+    numbers = {name: None if row[name] in (None, "") else round(float(row[name]), n) for name, n in places.items()}
+    return row | numbers | {"scores": {name: round(float(score), 5) for name, score in scores.items()} or None}
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -10,11 +10,12 @@ import pytest
 from diptych import ImageTextClassifier
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.data.tables import load_tables
+from diptych.pipeline.inference.predictions import Prediction
 from diptych.pipeline.model.folder import save_model
 
 from ...conftest import picture
 
-COLUMNS = ["row", "status", "reason", "label", "score", "scores", "image_weight", "text_weight"]
+COLUMNS = [*Prediction.__annotations__]
 
 
 def png(colour: str) -> bytes:

@@ -80,7 +80,10 @@ def test_every_command_has_help_json_quiet_and_debug(command):
 def test_one_pair_for_people(model, table):
     lines = diptych("classify", table.parent / "0.png", "a red shirt", "--model", model).stdout.splitlines()
     assert lines[0].split()[0] in ("no", "yes")
-    assert lines[-1].startswith("weights: image 0.")
+    assert lines[-2].startswith("weights: image 0.")
+    assert re.fullmatch(r"contributions to its log-odds: image [+-]\d\.\d\d, text [+-]\d\.\d\d", lines[-1])
+    without = diptych("classify", table.parent / "0.png", "a red shirt", "--model", model, "--no-contributions")
+    assert without.stdout.splitlines() == lines[:-1]
 
 
 def test_one_pair_as_json_is_what_python_says(model, table):
@@ -103,7 +106,8 @@ def test_one_half_of_a_pair_is_enough_and_said(model, table, image, text, status
     given = (table.parent / image if image else "", *([text] if text else []))
     lines = diptych("classify", *given, "--model", model).stdout.splitlines()
     assert lines[0].split()[0] in ("no", "yes")
-    assert lines[-2] == f"weights: image {half == 'image':.2f}, text {half == 'text':.2f}"
+    assert lines[-3] == f"weights: image {half == 'image':.2f}, text {half == 'text':.2f}"
+    assert f"{'text' if half == 'image' else 'image'} +0.00" in lines[-2]
     assert re.fullmatch(f"{status}; classified by the {half} alone", lines[-1])
     assert json.loads(diptych("classify", *given, "--model", model, "--json").stdout)["label"] == lines[0].split()[0]
 

@@ -29,9 +29,12 @@ GOOD = {
     "scores": {"no": 0.25, "yes": 0.75},
     "image_weight": 0.5,
     "text_weight": 0.5,
+    "image_contribution": -0.25,
+    "text_contribution": 1.5,
 }
 BAD = dict.fromkeys(GOOD) | {"row": 0, "status": "both_missing"}
-AS_TEXT = {"row": int, "score": float, "image_weight": float, "text_weight": float, "scores": json.loads}
+AS_TEXT = {"row": int, "scores": json.loads}
+AS_TEXT |= dict.fromkeys(("score", "image_weight", "text_weight", "image_contribution", "text_contribution"), float)
 
 
 def read(path: Path) -> list[dict]:

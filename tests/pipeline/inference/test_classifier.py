@@ -41,7 +41,8 @@ def close(first, second):
 
 def test_one_pair_in_one_prediction_out(classify, rows):
     found = classify(rows[0])
-    assert set(found) == {"row", "status", "reason", "label", "score", "scores", "image_weight", "text_weight"}
+    columns = ["row", "status", "reason", "label", "score", "scores", "image_weight", "text_weight"]
+    assert list(found) == [*columns, "image_contribution", "text_contribution"]
     assert (found["row"], found["status"], found["reason"]) == (0, "ok", "")
     assert sum(found["scores"].values()) == pytest.approx(1.0)
     assert found["score"] == max(found["scores"].values()) == found["scores"][found["label"]]
@@ -358,3 +359,20 @@ def test_of_large_rows_few_are_held(classify, rows, monkeypatch):
     next(stream)
     assert taken == [0, 1]
     assert [one["row"] for one in stream] == list(range(1, 7))
+
+
+def test_contributions_are_those_of_the_plain_forward_and_can_be_left_out(classify):
+    from diptych.pipeline.model.contributions import contributions
+
+    pairs = [{"image": picture("red"), "text": "a red shirt"}, {"image": picture("blue")}, {"text": "a blue shoe"}]
+    found = classify(pairs)
+    batch = classify.processor([pair.get("image") for pair in pairs], [pair.get("text") for pair in pairs])
+    with torch.no_grad():
+        shares = contributions(classify.model, *classify.model.encode(batch), classify.model(**batch).logits)
+    given = torch.tensor([[one["image_contribution"], one["text_contribution"]] for one in found])
+    torch.testing.assert_close(given, shares, atol=1e-5, rtol=1e-4)
+    assert found[1]["text_contribution"] == found[2]["image_contribution"] == 0
+    without = classify(pairs, contributions=False)
+    assert [one["image_contribution"] for one in without] == [None] * 3
+    kept = ("label", "score", "image_weight")
+    assert [[one[key] for key in kept] for one in without] == [[one[key] for key in kept] for one in found]

@@ -88,7 +88,7 @@ def plain(model: DiptychModel, processor: DiptychProcessor, rows: Rows, order: l
 
 def ready(processor: DiptychProcessor, rows: Rows) -> Iterator[dict[str, Tensor]]:
     """Batches sorted by length, as tensors, pixels channels last."""
-    lengths = processor.lengths([row["text"] for row in rows])
+    lengths = [length for _, length in processor.pieces([row["text"] for row in rows])]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
     for start in range(0, len(order), BATCH):
         some = [rows[number] for number in order[start : start + BATCH]]

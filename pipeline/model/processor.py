@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import re
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +14,13 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from .config import DiptychConfig
+
+TOKENIZING = threading.Lock()
+"""A tokenizer cannot be used by one thread while another changes how it cuts."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=TOKENIZING.acquire, after_in_parent=TOKENIZING.release, after_in_child=TOKENIZING.release
+    )
 
 LONG_TEXT = 20_000
 """Characters: of a longer text no more is tokenized than tells the word pieces that are read of it."""
@@ -32,23 +43,35 @@ class DiptychProcessor(ProcessorMixin):
         tokenizer.padding_side = "right"  # real tokens first: the contract of Tokens
 
     def __call__(
-        self, images: Sequence[Any] | None = None, text: Sequence[str | None] | None = None, **_: Any
+        self,
+        images: Sequence[Any] | None = None,
+        text: Sequence[str | None] | None = None,
+        *,
+        padding: bool | str = True,
+        return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Tensors for a model, of as many rows as there are images or texts; None stands for an absent half.
+        """Tensors for a model, of as many rows as there are images or texts; None stands for an absent modality.
 
         Args:
             images: Anything that `DiptychImageProcessor` takes; None if no row has an image.
             text: Sentences; None if no row has a text.
+            padding: To the longest text (`True` or `longest`), or to `max_length`.
+            return_tensors: `pt` or `np`.
 
         Returns:
             `pixel_values` (batch, 3, height, width), `image_present` (batch,), `input_ids` and
             `attention_mask` (batch, words), `text_present` (batch,).
 
         Raises:
-            ValueError: There are neither images nor texts, or not as many of one as of the other.
+            ValueError: There are neither images nor texts, not as many of one as of the other, or an option is out
+                of its range.
         """
         if images is None and text is None:
             raise ValueError("give images, text, or both")
+        if padding not in (True, "longest", "max_length"):
+            raise ValueError(f"padding is {padding!r}; rows of a batch are padded: choose longest or max_length")
+        if return_tensors not in ("pt", "np"):
+            raise ValueError(f"return_tensors is {return_tensors!r}; choose pt or np")
         if images is not None and not isinstance(images, (list, tuple)):
             images = [images]
         if isinstance(text, str):
@@ -57,63 +80,74 @@ class DiptychProcessor(ProcessorMixin):
         text = [None] * len(images) if text is None else text
         if len(images) != len(text):
             raise ValueError(f"there are {len(images)} images and {len(text)} texts; give as many of each")
-        return BatchFeature({**self.image_processor(images), **self.tokenize(text)})
+        words = self.tokenize(text, least=self.max_length if padding == "max_length" else 0)
+        tensors: dict[str, Any] = {**self.image_processor(images), **words}
+        if return_tensors == "np":
+            tensors = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return BatchFeature(tensors)
 
     def beginning(self, text: str) -> str:
         """As much of a text as has the word pieces that are read; all of it but for very long ones."""
         return beginning(text, self.tokenizer, self.max_length)
 
-    def tokenize(self, text: Sequence[str | None]) -> dict[str, Tensor]:
+    def tokenize(self, text: Sequence[str | None], *, least: int = 0) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` (batch, words), padded to the longest, and `text_present` (batch,)."""
-        words = self.tokenizer(
-            ["" if sentence is None else self.beginning(sentence) for sentence in text],
-            padding=True,
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-        )
-        present = torch.tensor([sentence is not None for sentence in text])
-        return {"input_ids": words["input_ids"], "attention_mask": words["attention_mask"], "text_present": present}
+        pieces = self.word_pieces(["" if sentence is None else sentence for sentence in text])
+        return self.padded(pieces, least) | {"text_present": torch.tensor([sentence is not None for sentence in text])}
 
     def word_pieces(self, text: Sequence[str]) -> list[list[int]]:
-        """Word pieces of each text as `tokenize` gives them, cut but not padded."""
-        if not text:
-            return []
-        texts = [self.beginning(sentence) for sentence in text]
-        return list(self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"])
+        """Ids of each text's word pieces, cut to `max_length`."""
+        return [ids for ids, _ in self.pieces([self.beginning(sentence) for sentence in text])]
 
     def pieces(self, text: Sequence[str]) -> list[tuple[list[int], int]]:
-        """Ids of each text's word pieces, cut to `max_length`, and how many there were before."""
+        """Ids of each text's word pieces, cut to `max_length`, and how many there were before.
+
+        What looks like a special token is text: where it was typed it is broken by a blank, and an id that comes of
+        it all the same, by a normaliser or a vocabulary that holds it, is that of an unknown word.
+        """
         if not text:
             return []
-        found = self.tokenizer(
-            list(text), truncation=True, max_length=self.max_length, return_attention_mask=False, verbose=False
-        )
-        ids: list[list[int]] = found["input_ids"]
-        lengths = [len(one) for one in ids]
-        long = [index for index, length in enumerate(lengths) if length >= self.max_length]
-        if found.encodings is None:  # of a tokenizer in Python, which throws the rest away
-            for index, length in zip(long, self.lengths([text[index] for index in long]), strict=True):
-                lengths[index] = length
-        else:
-            special = self.tokenizer.num_special_tokens_to_add()
-            for index in long:
-                lengths[index] += sum(len(rest.ids) - special for rest in found.encodings[index].overflowing)
+        typed = _special_tokens(tuple(self.tokenizer.all_special_tokens))
+        texts = [typed.sub(lambda match: f"{match[0][0]} {match[0][1:]}", sentence) for sentence in text]
+        options = {"truncation": True, "max_length": self.max_length, "verbose": False}
+        with TOKENIZING:
+            encoded = self.tokenizer(texts, return_attention_mask=False, **options)
+        ids: list[list[int]] = encoded["input_ids"]
+        lengths = [len(row) for row in ids]
+        added, unknown = self.tokenizer.num_special_tokens_to_add(), self.tokenizer.unk_token_id
+        special = set(self.tokenizer.all_special_ids) - {unknown}
+        for index, row in enumerate(ids):
+            if unknown is not None and sum(piece in special for piece in row) > added:
+                with TOKENIZING:
+                    (mask,) = self.tokenizer([texts[index]], return_special_tokens_mask=True, **options)[
+                        "special_tokens_mask"
+                    ]
+                ids[index] = [
+                    unknown if piece in special and not of_template else piece
+                    for piece, of_template in zip(row, mask, strict=True)
+                ]
+            if len(row) < self.max_length:
+                continue
+            if encoded.encodings is None:  # of a tokenizer in Python, which throws the rest away
+                with TOKENIZING:
+                    lengths[index] = len(self.tokenizer(texts[index], verbose=False)["input_ids"])
+            else:
+                lengths[index] += sum(len(rest.ids) - added for rest in encoded.encodings[index].overflowing)
         return list(zip(ids, lengths, strict=True))
 
-    def padded(self, pieces: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    def padded(self, pieces: Sequence[Sequence[int]], least: int = 0) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` (batch, words) of ids as `pieces` gives them, padded to the longest."""
-        words = max(map(len, pieces))
+        words = max([least, *map(len, pieces)])
         pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[*one, *[pad] * (words - len(one))] for one in pieces])
-        lengths = torch.tensor([len(one) for one in pieces])
+        ids = torch.tensor([[*row, *[pad] * (words - len(row))] for row in pieces], dtype=torch.long)
+        lengths = torch.tensor([len(row) for row in pieces], dtype=torch.long)
         return {"input_ids": ids, "attention_mask": (torch.arange(words) < lengths.unsqueeze(1)).long()}
 
-    def lengths(self, text: Sequence[str]) -> list[int]:
-        """Word pieces of each text, the special ones included, before any is cut."""
-        if not text:
-            return []
-        return [len(ids) for ids in self.tokenizer(list(text), verbose=False)["input_ids"]]
+
+@functools.lru_cache
+def _special_tokens(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds special tokens in a text; nothing if there are none."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
 
 def beginning(text: str, tokenizer: Any, pieces: int) -> str:
@@ -126,7 +160,9 @@ def beginning(text: str, tokenizer: Any, pieces: int) -> str:
     end = LONG_TEXT
     while end < min(len(text), LONGEST_TEXT):
         cut = next((place for place in range(end, end // 2, -1) if text[place].isspace()), end)
-        if len(tokenizer(text[:cut], verbose=False)["input_ids"]) >= 2 * pieces:
+        with TOKENIZING:
+            enough = len(tokenizer(text[:cut], verbose=False)["input_ids"]) >= 2 * pieces
+        if enough:
             return text[:cut]
         end *= 8
     return text[:LONGEST_TEXT]

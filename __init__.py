@@ -4,7 +4,8 @@
     classify = ImageTextClassifier.from_pretrained("runs/products")
     classify({"image": "shirt.jpg", "text": "Turtle Check Men Navy Blue Shirt"})
 
-Names are loaded when they are first asked for, so that importing this costs nothing.
+Names are loaded when they are first asked for, so that importing this costs nothing; so are our classes by
+transformers, whose AutoConfig, AutoModel, AutoProcessor and pipeline know them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .pipeline.runtime import auto_classes
 from .pipeline.runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ _HOMES = {
 }
 
 __all__ = ["__version__", *_HOMES]
+
+
+auto_classes.install(f"{__name__}.pipeline.inference.transformers_task")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,26 +1,30 @@
 """The task `image-text-classification` for `transformers.pipeline`, which has none of its own.
 
-Imported with the model, so that any use of Diptych registers it:
-
-    import diptych.pipeline.transformers_task
+    import diptych, transformers
     classify = transformers.pipeline("image-text-classification", model="runs/products/model")
+    classify({"image": "shirt.jpg", "text": "Turtle Check Men Navy Blue Shirt"}, top_k=3)
+
+`import diptych` registers it, and the classes for AutoConfig, AutoModel and AutoProcessor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoModel, Pipeline
+from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from ..model.processor import DiptychProcessor  # registers itself with AutoProcessor
+from ..data.rows import read_text
+from ..data.values import is_nothing
+from ..model.model import DiptychModel
+from ..model.processor import DiptychProcessor
 from ..model.scores import scores
-
-TASK = "image-text-classification"
+from ..runtime.auto_classes import TASK
 
 
 class ImageTextClassificationPipeline(Pipeline):
-    """Scores of `{"image": ..., "text": ...}`, the likeliest label first.
+    """Scores of `{"image": ..., "text": ...}`, the likeliest label first; none of a pair that has neither.
 
     As in transformers' other classifiers a multi-label model's scores need not sum to 1, and all labels come:
     `ImageTextClassifier` says which of them reach their thresholds, `model.config.thresholds`.
@@ -31,24 +35,33 @@ class ImageTextClassificationPipeline(Pipeline):
     _load_image_processor = True
     processor: DiptychProcessor
 
-    def _sanitize_parameters(self, top_k: int | None = None, **_: Any) -> tuple[dict[str, Any], ...]:
+    def _sanitize_parameters(self, top_k: int | None = None, **unknown: Any) -> tuple[dict[str, Any], ...]:
+        if unknown:
+            raise ValueError(f"{min(unknown)} is nothing that {TASK} does; it has top_k and batch_size")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}; it must be at least 1")
         return {}, {}, {} if top_k is None else {"top_k": top_k}
 
-    def preprocess(self, pair: dict[str, Any], **_: Any) -> Any:
+    def preprocess(self, pair: Any) -> Any:
         """Tensors of one pair."""
-        return self.processor([pair.get("image")], [pair.get("text")])
+        if not isinstance(pair, Mapping) or not {"image", "text"} & set(pair):
+            raise ValueError("a pair is a dict with 'image', 'text' or both")
+        image, (text, _) = pair.get("image"), read_text(pair.get("text"))
+        return self.processor([None if is_nothing(image) else image], [text])
 
-    def _forward(self, batch: Any, **_: Any) -> Any:
-        return {"logits": self.model(**batch).logits}
+    def _forward(self, batch: Any) -> Any:
+        there = batch["image_present"] | batch["text_present"]
+        return {"logits": self.model(**batch).logits, "there": there}
 
-    def postprocess(self, output: dict[str, Any], top_k: int | None = None, **_: Any) -> list[dict[str, Any]]:
+    def postprocess(self, output: dict[str, Any], top_k: int | None = None) -> list[dict[str, Any]]:
         """The `top_k` labels of one pair, all if not given, with their scores."""
+        if not output["there"].any():
+            return []
         row = scores(output["logits"], self.model.config)[0].tolist()
         ranked = sorted(zip(self.model.config.labels, row, strict=True), key=lambda item: -item[1])
         return [{"label": label, "score": score} for label, score in ranked[:top_k]]
 
 
-if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
-    PIPELINE_REGISTRY.register_pipeline(
-        TASK, pipeline_class=ImageTextClassificationPipeline, pt_model=AutoModel, type="multimodal"
-    )
+PIPELINE_REGISTRY.register_pipeline(
+    TASK, pipeline_class=ImageTextClassificationPipeline, pt_model=DiptychModel, type="multimodal"
+)

@@ -58,6 +58,7 @@ class DiptychConfig(PreTrainedConfig):
     """
 
     model_type = "diptych"
+    keys_to_ignore_at_inference = ["modality_weights", "attentions"]  # noqa: RUF012  Trainer predicts the logits alone
     image_encoder: str = "resnet50"
     image_config: Any = None
     text_config: Any = None

@@ -56,6 +56,11 @@ class DiptychModel(PreTrainedModel):
     `DiptychModel(config)` has random weights and needs no network; `diptych.build_model` starts from
     pretrained encoders; `from_pretrained` loads a saved model.
 
+    transformers' `Trainer` trains and measures it; its predictions are the logits alone:
+
+        def compute_metrics(evaluated):
+            return {"accuracy": (evaluated.predictions.argmax(-1) == evaluated.label_ids).mean()}
+
     Attributes:
         class_loss: Of the classes. How a run weighs them belongs to the run: it is not saved, and plain after loading.
 

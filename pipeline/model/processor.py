@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from .config import DiptychConfig
+from .image_processor import DiptychImageProcessor
 
 TOKENIZING = threading.Lock()
 """A tokenizer cannot be used by one thread while another changes how it cuts."""
@@ -37,7 +38,9 @@ class DiptychProcessor(ProcessorMixin):
         max_length: Longest text in word pieces, the two special ones included; the rest is cut.
     """
 
-    def __init__(self, image_processor: Any, tokenizer: Any, max_length: int = 128, **kwargs: Any) -> None:
+    def __init__(
+        self, image_processor: DiptychImageProcessor, tokenizer: Any, max_length: int = 128, **kwargs: Any
+    ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
         self.max_length = max_length
         tokenizer.padding_side = "right"  # real tokens first: the contract of Tokens

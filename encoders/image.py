@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .batch_norm import shared
 from .tokens import Tokens, all_present, encode_present
 from .trainable import Encoder
 
@@ -109,7 +110,8 @@ class ImageEncoder(Encoder):
         """
         present = all_present(present, like=pixel_values if features is None else features)
         if features is None:
-            features = encode_present(self.encode, present, (self.width, 1, 1), pixel_values)
+            everyone = self.training and not self.pretrained and shared()  # its batch norms wait for all processes
+            features = encode_present(self.encode, present, (self.width, 1, 1), pixel_values, always=everyone)
         return self.project(features, present)
 
 

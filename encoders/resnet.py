@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from .batch_norm import BatchNorm
 from .image import ImageEncoder
 from .trainable import Part
 
@@ -39,7 +39,7 @@ class ResNetEncoder(ImageEncoder):
         if name == "resnet-tiny":
             network = _tiny_resnet()
         else:
-            network = models.get_model(name, weights=None, norm_layer=_BatchNorm)
+            network = models.get_model(name, weights=None, norm_layer=BatchNorm)
         layers = ((key, getattr(network, key)) for key in (*_STEM, *_STAGES) if hasattr(network, key))
         trunk = nn.Sequential(OrderedDict(layers))
         super().__init__(trunk, name=name, width=network.fc.in_features, dim=dim, region_grid=region_grid)
@@ -95,25 +95,11 @@ def pretrained_weights(name: str) -> Any:
     return models.get_model_weights(name).DEFAULT
 
 
-class _BatchNorm(nn.BatchNorm2d):
-    """Batch norm that lives through a batch of one value per channel, of which there are no statistics.
-
-    So it is where a single row of a training batch has an image, and the last grid is one region:
-    that batch is normalised as in eval, and the running statistics stand still.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(batch, channels, height, width), normalised."""
-        if self.training and input.numel() == input.shape[1]:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(input)
-
-
 def _tiny_resnet() -> ResNet:
     """A ResNet of 8 layers and total stride 8: 0.3 M parameters, an 8 x 8 grid from 64 pixels."""
-    network = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=_BatchNorm)
+    network = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=BatchNorm)
     network.conv1 = nn.Conv2d(3, 32, kernel_size=3, stride=2, padding=1, bias=False)
-    network.bn1 = _BatchNorm(32)
+    network.bn1 = BatchNorm(32)
     del network.maxpool, network.layer4
     network.inplanes = 32
     network.layer1 = network._make_layer(BasicBlock, 32, 1)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .draws import row_uniform, some_rows
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -63,7 +65,7 @@ class NullTokens(nn.Module):
         """Both modalities, (batch, regions, dim) and (batch, words, dim), absent halves filled."""
         image_present, text_present = image.present, text.present
         if self.training and self.dropout > 0:
-            draw = torch.rand(image_present.shape, device=image_present.device)
+            draw = row_uniform(len(image_present), image_present.device)
             both = image_present & text_present
             image_present = image_present & ~(both & (draw < self.dropout / 2))
             text_present = text_present & ~(both & (draw > 1 - self.dropout / 2))
@@ -84,6 +86,11 @@ def fill_absent(tokens: Tokens, present: Tensor, null: Tensor) -> Tokens:
     )
 
 
+def widen(tensor: Tensor) -> Tensor:
+    """At least 32 bits: half types become float32, the others stay as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def all_present(present: Tensor | None, *, like: Tensor | None) -> Tensor:
     """`present` (batch,), or that every row of `like` is there if it is not given.
 
@@ -96,7 +103,11 @@ def all_present(present: Tensor | None, *, like: Tensor | None) -> Tensor:
 
 
 def encode_present(
-    encode: Callable[..., Tensor], present: Tensor, shape: tuple[int, ...], *inputs: Tensor | None
+    encode: Callable[..., Tensor],
+    present: Tensor,
+    shape: tuple[int, ...],
+    *inputs: Tensor | None,
+    always: bool = False,
 ) -> Tensor:
     """Encode the rows that are there, and only those: an absent half never enters a trunk.
 
@@ -105,15 +116,17 @@ def encode_present(
         present: (batch,), True where the row is there.
         shape: Shape of one row's smallest features, for a batch in which no row is there.
         inputs: Tensors of `batch` rows.
+        always: Whether to encode even if no row is there, as where processes wait for each other in it.
 
     Returns:
         Features of `batch` rows, 0 in absent ones.
     """
-    if len(present) and bool(present.all()):
-        return encode(*inputs)
-    if not bool(present.any()):  # or no row at all
-        return torch.zeros(len(present), *shape, device=present.device)
-    encoded = encode(*(tensor[present] for tensor in inputs if tensor is not None))
+    with some_rows(present, scope=len(shape)):
+        if len(present) and bool(present.all()):
+            return encode(*inputs)
+        if not always and not bool(present.any()):  # or no row at all
+            return torch.zeros(len(present), *shape, device=present.device)
+        encoded = encode(*(tensor[present] for tensor in inputs if tensor is not None))
     features = encoded.new_zeros(len(present), *encoded.shape[1:])
     features[present] = encoded
     return features

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Part = tuple[str, Sequence[nn.Module]]
 
@@ -17,8 +18,8 @@ Part = tuple[str, Sequence[nn.Module]]
 class Encoder(nn.Module):
     """A pretrained trunk, of which the top parts train, and a projection, which always trains.
 
-    Frozen parts run as in eval whatever `train()` is told: their dropout is off and their batch
-    norm statistics stand still.
+    Frozen parts run as in eval whatever `train()` is told. So do the batch norms of a pretrained trunk, frozen or
+    not: their statistics are those of many more images than a batch has.
 
     Args:
         trunk: The network that encodes.
@@ -85,6 +86,10 @@ class Encoder(nn.Module):
             self.trunk.eval()  # all of it, also a dropout that stands between the parts
             for module in (m for _, modules in self.parts() for m in modules if m not in self._frozen):
                 module.train(mode)
+        if self.pretrained:
+            for module in self.trunk.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders.tokens import Tokens
+from ..encoders.tokens import Tokens, widen
 from .processes import gather_rows, times_processes
 
 START = math.log(1 / 0.07)
@@ -119,11 +119,11 @@ def contrastive_loss(
             )
         ids.append(given)
     with torch.autocast(image_embeds.device.type, enabled=False):
-        pairs = _widen(torch.stack([image_embeds, text_embeds], dim=1))  # (batch, 2, dim)
+        pairs = widen(torch.stack([image_embeds, text_embeds], dim=1))  # (batch, 2, dim)
         pairs = torch.where(present[:, None, None], pairs, 0.0)  # whatever stands in absent rows stays out
         marks = torch.stack(ids, dim=1)  # (batch, 1 to 3): present, then the ids
         pairs, marks = gather_rows(pairs)[0], gather_rows(marks)[0]  # of all processes from here on
-        scale = times_processes(_widen(scale), -1)
+        scale = times_processes(widen(scale), -1)
         there, own = marks[:, 0].bool(), torch.arange(len(pairs), device=pairs.device)
 
         apart = there & there.unsqueeze(1) & ~(marks[:, None, 1:] == marks[None, :, 1:]).any(dim=-1)
@@ -137,9 +137,4 @@ def contrastive_loss(
 def _embed(project: nn.Sequential, tokens: Tokens) -> Tensor:
     with torch.autocast(tokens.states.device.type, enabled=False):
         dtype = next(project.parameters()).dtype  # float32, unless the whole model was converted
-        return F.normalize(_widen(project(tokens.mean().to(dtype))), dim=-1)
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    """Half types become float32, the others stay as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        return F.normalize(widen(project(tokens.mean().to(dtype))), dim=-1)

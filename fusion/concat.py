@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..encoders.tokens import Tokens
 from .fused import Fused
@@ -33,7 +34,7 @@ class ConcatFusion(nn.Module):
         self.gate = modality_gate(dim, gated)
         self.image = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
         self.text = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
-        self.attention = nn.MultiheadAttention(2 * dim, heads, dropout=dropout, batch_first=True)
+        self.attention = _OneToken(2 * dim, heads, dropout=dropout, batch_first=True)
 
     def forward(
         self, image: Tokens, text: Tokens, *, modality_weights: Tensor | None = None, return_attentions: bool = False
@@ -44,10 +45,24 @@ class ConcatFusion(nn.Module):
         """
         weights = self.gate(image, text) if modality_weights is None else modality_weights
         both = _weighed(self.image(image.mean()), self.text(text.mean()), weights, image, text)  # (batch, 2 * dim)
-        one = both.unsqueeze(1)  # a sequence of one token
-        seen, maps = self.attention(one, one, one, need_weights=return_attentions, average_attn_weights=False)
+        seen, maps = self.attention(both)
         attentions = {"joint": maps.unsqueeze(1)} if return_attentions else {}
-        return Fused(both + seen.squeeze(1), weights, attentions)
+        return Fused(both + seen, weights, attentions)
+
+
+class _OneToken(nn.MultiheadAttention):
+    """`nn.MultiheadAttention` of a sequence of one token to itself.
+
+    The softmax over one key is 1; what is left are a linear map, dropout and another linear map.
+    """
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """States (batch, dim), and the map (batch, heads, 1, 1)."""
+        maps = F.dropout(states.new_ones(len(states), self.num_heads, 1, 1), self.dropout, self.training)
+        width = states.shape[1]
+        value = F.linear(states, self.in_proj_weight[-width:], self.in_proj_bias[-width:])
+        heads = value.unflatten(1, (self.num_heads, -1)) * maps.squeeze(-1)  # (batch, heads, head_dim)
+        return self.out_proj(heads.flatten(1)), maps
 
 
 class MLPFusion(nn.Module):

@@ -114,6 +114,8 @@ class CrossModalBlock(nn.Module):
         )
         text_states = text_states + image_gate * of_image
         image_states = image_states + text_gate * of_text
-        text_states = of_words.pad(text_states + self.text_feed_forward(text_states))
-        image_states = of_regions.pad(image_states + self.image_feed_forward(image_states))
+        with of_words.draws():
+            text_states = of_words.pad(text_states + self.text_feed_forward(text_states))
+        with of_regions.draws():
+            image_states = of_regions.pad(image_states + self.image_feed_forward(image_states))
         return replace(image, states=image_states), replace(text, states=text_states), image_map, text_map

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
+
+from ..encoders.draws import packed_tokens
 
 
 class Packing:
@@ -25,6 +29,10 @@ class Packing:
     def pack(self, states: Tensor) -> Tensor:
         """The real tokens (real, dim) of states (batch, tokens, dim)."""
         return states if self.places is None else states.flatten(0, 1).index_select(0, self.places)
+
+    def draws(self) -> AbstractContextManager[None]:
+        """For functions of packed states: so that dropout in them is drawn for each row by itself."""
+        return packed_tokens(self.places, self.shape[1])
 
     def pad(self, packed: Tensor) -> Tensor:
         """States (batch, tokens, dim) from the real tokens (real, dim), 0 elsewhere."""

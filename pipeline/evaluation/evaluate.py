@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...encoders.tokens import widen
 from ..data.columns import find_columns
 from ..data.labels import label_ids, multi_label_targets
 from ..data.splits import pick_split
@@ -113,10 +114,10 @@ def measure(
             no_image, no_text = (replace(half, present=torch.zeros_like(half.present)) for half in (image, text))
             views = {"both": (image, text), "text_only": (no_image, text), "image_only": (image, no_text)}
             outputs = {name: plain.fuse(*views[name]) for name in names}
-        found = {name: output.logits.float() for name, output in outputs.items()}
+        found = {name: widen(output.logits) for name, output in outputs.items()}
         found |= {"labels": batch["labels"], "present": torch.stack([image.present, text.present], dim=1)}
         if outputs["both"].modality_weights is not None:
-            found["weights"] = outputs["both"].modality_weights.float()
+            found["weights"] = widen(outputs["both"].modality_weights)
         parts.append({name: tensor.cpu() for name, tensor in found.items()})
         numbers += batch["rows"]
     model.train(was_training)

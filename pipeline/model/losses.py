@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...encoders.tokens import widen
 from ...fusion.processes import mean_over_processes
 
 
@@ -47,7 +48,7 @@ class ClassLoss:
             labels: (batch,), class indices; of multi-label rows (batch, classes), 1 where a class is there.
             shared: Whether all processes call this, each with its rows of one batch, perhaps none.
         """
-        logits = logits.float()
+        logits = widen(logits)
         weights = None if self.weights is None else self.weights.to(logits)
         if self.multi_label:
             truth = labels.to(logits)  # (batch, classes)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ...encoders.tokens import widen
 from .config import DEFAULT_THRESHOLD, DiptychConfig
 
 
@@ -16,7 +17,7 @@ def scores(logits: Tensor, config: DiptychConfig) -> Tensor:
     """
     if logits.shape[-1] != config.num_labels:
         raise ValueError(f"there are {logits.shape[-1]} logits a row for {config.num_labels} labels")
-    return logits.float().sigmoid() if config.multi_label else logits.float().softmax(dim=-1)
+    return widen(logits).sigmoid() if config.multi_label else widen(logits).softmax(dim=-1)
 
 
 def chosen(row: Sequence[float], config: DiptychConfig) -> str | list[str]:

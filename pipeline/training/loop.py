@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
 
+from ...encoders.draws import RowDraws
 from ..loading.loader import Batches, PairSource
 from ..loading.plan import Plan
 from ..model.folder import save_model
@@ -184,12 +185,14 @@ class Fit:
             rows += here
             for _, status, _ in batch.pop("problems"):
                 progress.count(status)
-            # what dropout draws follows from its place in the run, not from what was drawn before
+            # what is drawn follows from its place in the run, not from what was drawn before
             torch.manual_seed(draw_seed(config.seed, "dropout", progress.epoch, done, accelerator.process_index))
+            draws = RowDraws(draw_seed(config.seed, "rows", progress.epoch), here, accelerator.device)
             ends_step, share = plan.ends_step(done), plan.share(done)
             done += 1
             with contextlib.nullcontext() if ends_step else accelerator.no_sync(model):
-                loss = model(**batch).loss
+                with draws:
+                    loss = model(**batch).loss
                 lost = not bool(loss.isfinite())
                 if interrupts.agree(lost=lost):
                     finite = self._not_finite("loss", here if lost else [])

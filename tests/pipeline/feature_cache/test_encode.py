@@ -147,6 +147,22 @@ def test_equal_contents_are_encoded_once_and_known_ones_not_again(model, table, 
     assert "0 of them new" not in said[0]
 
 
+def test_features_are_those_of_evaluation_whatever_mode_the_model_is_in(model, table, tmp_path):
+    network, _ = model
+    for encoder in (network.image_encoder, network.text_encoder):
+        encoder.pretrained = False  # whose dropout and batch statistics are on in training
+        encoder.unfreeze(None)
+    buffers = {name: value.clone() for name, value in network.named_buffers()}
+    modes = [module.training for module in network.train().modules()]
+    found = [encode(model, table, tmp_path / "train").batch([0]) for encode in (images, texts)]
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, buffers[name]) for name, value in network.named_buffers())
+    network.eval()
+    expected = [encode(model, table, tmp_path / "eval").batch([0]) for encode in (images, texts)]
+    for half, name in ((0, "image_features"), (1, "text_features")):
+        assert torch.equal(found[half][name], expected[half][name])
+
+
 def test_rows_that_were_not_asked_for_have_no_features(model, table, tmp_path):
     found = images(model, table, tmp_path, rows=[2])
     assert found.batch([0, 2, 3])["image_present"].tolist() == [False, True, False]

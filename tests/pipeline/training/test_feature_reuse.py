@@ -98,6 +98,27 @@ def test_parts_that_join_end_the_reading(pairs, start, tmp_path):
         assert one["train_loss"] == pytest.approx(other["train_loss"], abs=5e-3)
 
 
+def test_features_are_those_of_evaluation_whatever_is_to_train_later(pairs, start, tmp_path):
+    """Else dropout and batch statistics would be in the cache, and in every later run."""
+    late = {"unfreeze_image": 1, "unfreeze_text": 1, "unfreeze_at": 2}
+    first, _ = run(pairs, tmp_path / "late", start, **late)
+    plain, _ = run(pairs, tmp_path / "plain", start, cache=False, **late)
+    assert first["epochs"][0]["train_loss"] == pytest.approx(plain["epochs"][0]["train_loss"], abs=1e-3)
+    frozen, said = run(pairs, tmp_path / "frozen", start)  # reads what the first has kept
+    assert "0 of them new" in "\n".join(said)
+    plain, _ = run(pairs, tmp_path / "plain", start, cache=False)
+    for ours, theirs in zip(frozen["epochs"], plain["epochs"], strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-3)
+
+
+def test_the_statistics_of_a_pretrained_encoder_never_move(pairs, start, tmp_path):
+    run(pairs, tmp_path / "run", start, unfreeze_image=2, unfreeze_at=2)
+    before, after = (load_model(folder)[0].image_encoder.trunk.state_dict() for folder in (start, tmp_path / "run"))
+    for name, value in before.items():
+        if "running" in name:
+            assert torch.equal(value, after[name]), name
+
+
 def test_a_run_that_goes_on_after_parts_have_joined_reads_none_of_theirs(pairs, start, tmp_path):
     options = {"unfreeze_image": 1, "unfreeze_at": 2, "epochs": 3}
 

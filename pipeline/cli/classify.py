@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..data.rows import Pair
-from ..inference.predictions import Prediction
 from .command import command, option
 from .options import Dtype, ImageColumn, OnBadRow, Processes, Split, TextColumn
 from .terminal import Show, process_rank
 
-TABLES = "Tables: --data and --out"
+if TYPE_CHECKING:  # what a command reads by is loaded when it runs
+    from ..data.rows import Pair
+    from ..inference.predictions import Prediction
 
 
 @command()
@@ -36,13 +36,13 @@ def classify(
     ] = False,
     data: Annotated[
         str | None,
-        option("Many pairs: a .csv, .jsonl or .parquet file, a folder, a Hub id; - reads JSON lines.", panel=TABLES),
+        option("Many pairs: a .csv, .jsonl or .parquet file, a folder, a Hub id; - reads JSON lines.", panel="Data"),
     ] = None,
     out: Annotated[
         str | None,
         option(
             "Their predictions: a .csv, .jsonl or .parquet file, a folder of parts, - for JSON lines.",
-            panel=TABLES,
+            panel="Data",
         ),
     ] = None,
     split: Split = None,
@@ -50,22 +50,22 @@ def classify(
     text_column: TextColumn = None,
     resume: Annotated[
         bool,
-        option("Resume the run in OUT: parts that are whole are kept.", "--resume", panel=TABLES),
+        option("Resume the run in OUT: parts that are whole are kept.", "--resume", panel="Data"),
     ] = False,
     overwrite: Annotated[
-        bool, option("Replace what an earlier run has written to OUT.", "--overwrite", panel=TABLES)
+        bool, option("Replace what an earlier run has written to OUT.", "--overwrite", panel="Data")
     ] = False,
     part_rows: Annotated[
         int,
-        option("Rows of each part of a folder, and of what processes share.", panel=TABLES),
+        option("Rows of each part of a folder, and of what processes share.", panel="Data"),
     ] = 10_000,
     batch_size: Annotated[
         int | None,
-        option("Rows per forward pass.  [default: 32; on a GPU what its memory takes]", panel="Speed"),
+        option("Rows per forward pass.  [default: 32; on a GPU what its memory takes]", panel="Run"),
     ] = None,
     workers: Annotated[
         int | None,
-        option("Threads that read images ahead.  [default: 0; on a GPU one per CPU, at most 8]", panel="Speed"),
+        option("Threads that read images ahead.  [default: 0; on a GPU one per CPU, at most 8]", panel="Run"),
     ] = None,
     processes: Processes = None,
     compile_: Annotated[
@@ -73,24 +73,24 @@ def classify(
         option(
             "Compile the encoders; first compared with 32 bits on some rows.",
             "--compile",
-            panel="Speed",
+            panel="Run",
         ),
     ] = False,
     dtype: Annotated[
         Dtype | None,
-        option("Run the encoders in 16 bits, after the same comparison.", panel="Speed"),
+        option("Run the encoders in 16 bits, after the same comparison.", panel="Run"),
     ] = None,
     int8: Annotated[
         bool,
         option(
             "Run the ResNet in 8 bits on a CPU, after the same comparison; needs diptych[onnx].",
             "--int8",
-            panel="Speed",
+            panel="Run",
         ),
     ] = False,
     min_agreement: Annotated[
         float | None,
-        option("Share of labels that must agree in this comparison.  [default: 0.99]", panel="Speed"),
+        option("Share of labels that must agree in this comparison.  [default: 0.99]", panel="Run"),
     ] = None,
 ) -> None:
     """Classify one pair, or a table of pairs.

@@ -38,7 +38,10 @@ Reader = Callable[[Any], Any]
 
 
 def command(
-    *options: type, defaults: Mapping[str, str] | None = None, without: Iterable[str] = ()
+    *options: type,
+    defaults: Mapping[str, str] | None = None,
+    without: Iterable[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function a command, with the fields of dataclasses among its options.
 
@@ -51,7 +54,9 @@ def command(
         options: The dataclasses.
         defaults: What the help says of an option's default, by name, where the command has another.
         without: Fields that are no options of this command.
+        renamed: Old names of fields with their new ones: still read, with a remark, and not shown.
     """
+    old_names = renamed or {}
 
     def make(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)
@@ -67,10 +72,19 @@ def command(
                     parameter, readers[field.name] = _option(field, types_of[field.name], default)
                     made.append(parameter)
 
+        kinds = {parameter.name: get_args(parameter.annotation)[0] for parameter in made}
+        for old, new in old_names.items():
+            hidden: Any = Annotated[kinds[new], typer.Option(f"--{old.replace('_', '-')}", hidden=True)]
+            made.append(Parameter(old, Parameter.KEYWORD_ONLY, default=None, annotation=hidden))
+
         def run(**given: Any) -> None:
             as_json, quiet = given.pop("as_json"), given.pop("quiet")
             with one_line_errors(given.pop("debug")):
-                given["show"] = Show(as_json, quiet or as_json)
+                given["show"] = show = Show(as_json, quiet or as_json)
+                for old, new in old_names.items():
+                    if (value := given.pop(old)) is not None:
+                        show.remark(f"{old} is called {new} now; the old name goes with 0.5".replace("_", "-"))
+                        given[new] = value
                 for name, read in readers.items():
                     value = given.pop(name)
                     if value is not None:

@@ -13,6 +13,9 @@ from typing import Any, TextIO
 import typer
 from typer.core import TyperCommand
 
+PANELS = ("Arguments", "Options", "Data", "Model", "Training", "Run", "Output")
+"""Groups of options in a help, in their order."""
+
 HEAD_START = 10.0
 """Seconds that the main one of several processes has to print an error which the others have as well."""
 
@@ -21,8 +24,8 @@ class PanelCommand(TyperCommand):
     """A command whose help groups its options by their panel, as wide as the terminal."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments, the options without a panel, then each panel in the order of its first option."""
-        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        """Write the arguments, the options without a panel, then each panel."""
+        panels: dict[str, list[tuple[str, str]]] = {title: [] for title in PANELS}
         for param in self.get_params(ctx):
             panel = getattr(param, "rich_help_panel", None) or ("Output" if param.name == "help" else "Options")
             title = "Arguments" if param.param_type_name == "argument" else panel

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
@@ -17,7 +20,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-OPTIONS = {}
+SHARED = """
+--alignment-weight --batch-size --cache --cache-dir --checkpoint-minutes --checkpoint-steps --class-weights
+--colour --crop --dropout --encoder-learning-rate --epochs --flip --focal-gamma --fusion-heads
+--fusion-hidden-size --fusion-layers --gradient-accumulation-steps --hidden-size --image-column
+--image-encoder --image-size --image-weights --keep --label-column --label-smoothing --layer-decay
+--learning-rate --max-grad-norm --max-length --modality-dropout --modality-gate --model --objective --out
+--patience --pattern --precision --processes --region-grid --resume --seed --select --shuffle-buffer
+--skip-nonfinite --stream --text-column --text-encoder --tracker --unfreeze-at --unfreeze-image
+--unfreeze-text --validation-share --warmup-ratio --weight-decay --window --workers
+"""
+"""Options of train and of tune."""
+
+OPTIONS = {
+    "demo": "--out",
+    "classify": (
+        "--batch-size --compile --data --dtype --image-column --int8 --min-agreement --model --on-bad-row "
+        "--out --part-rows --processes --resume --split --text --text-column --workers "
+    ),
+    "train": "--fusion " + SHARED,
+    "evaluate": "--batch-size --image-column --label-column --split --text-column",
+    "check": "--image-column --label-column --max-length --out --split --text-column --text-encoder",
+    "rank": (
+        "--batch-size --data --image --image-column --images --label-column --split --text --text-column --texts --top "
+    ),
+    "tune": "--fusions --trials " + SHARED,
+    "info": "--cache --cache-dir --clear",
+}
+"""What each command takes besides --json, --quiet and --debug: a new option is a decision."""
 
 
 @pytest.fixture
@@ -30,6 +60,33 @@ def shown(monkeypatch, capsys):
         return capsys.readouterr().out
 
     return show
+
+
+@pytest.mark.parametrize("name", [command.callback.__name__ for command in app.registered_commands])
+def test_a_command_takes_these_options_and_no_others(name):
+    params = typer.main.get_command(app).commands[name].params
+    shown = {param.opts[0] for param in params if param.param_type_name == "option" and not param.hidden}
+    assert shown == {*OPTIONS[name].split(), "--json", "--quiet", "--debug"}
+    assert all(param.help for param in params if not param.hidden)
+
+
+@pytest.mark.parametrize(("old", "new"), [("accumulate", "gradient_accumulation_steps"), ("clip", "max_grad_norm")])
+def test_an_old_name_is_read_with_a_remark(old, new, monkeypatch):
+    given = {}
+    module = importlib.import_module("diptych.pipeline.training.train")
+    monkeypatch.setattr(module, "train", lambda data, out, **options: given.update(options))
+    result = CliRunner().invoke(app, ["train", "x", "--out", "y", f"--{old}", "2"])
+    assert given[new] == 2
+    assert result.stderr.startswith(f"{old} is called {new.replace('_', '-')} now")
+    assert f"--{old} " not in CliRunner().invoke(app, ["train", "--help"]).output
+
+
+def test_an_option_of_training_that_is_not_allowed_is_said_before_torch_is_loaded():
+    code = "import sys; from diptych.pipeline.cli.main import app\ntry: app()\nfinally: print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "train", "x", "--out", "y", "--epochs", "0"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (1, "False\n")
+    assert ran.stderr == "diptych: epochs is 0; it must be at least 1\n"
 
 
 def test_the_version_is_printed(shown):

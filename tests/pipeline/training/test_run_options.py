@@ -27,13 +27,22 @@ def test_every_option_reaches_the_configuration(monkeypatch):
 
     monkeypatch.setattr(importlib.import_module("diptych.pipeline.training.train"), "train", train)
     wanted = {
+        "unfreeze_text": 2,
         "unfreeze_at": 3,
+        "weight_decay": 0.1,
+        "warmup_ratio": 0.2,
+        "max_grad_norm": 2.0,
+        "dropout": 0.2,
+        "hidden_size": 64,
+        "fusion_layers": 3,
+        "fusion_heads": 4,
+        "validation_share": 0.2,
         "layer_decay": 0.9,
         "class_weights": "balanced",
         "focal_gamma": 2.0,
         "label_smoothing": 0.1,
         "patience": 4,
-        "tracker": "tensorboard",
+        "keep": 3,
     }
     words = [word for name, value in wanted.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     with pytest.raises(Enough):

@@ -45,6 +45,7 @@ OPTIONS = {
         "--batch-size --data --image --image-column --images --label-column --split --text --text-column --texts --top "
     ),
     "tune": "--fusions --trials " + SHARED,
+    "explain": "--against --data --faithfulness --method --out --rows --split",
     "info": "--cache --cache-dir --clear",
 }
 """What each command takes besides --json, --quiet and --debug: a new option is a decision."""

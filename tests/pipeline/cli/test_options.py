@@ -36,9 +36,9 @@ OPTIONS = {
     "demo": "--out",
     "classify": (
         "--batch-size --compile --data --dtype --image-column --int8 --min-agreement --model --on-bad-row "
-        "--out --part-rows --processes --resume --split --text --text-column --workers "
+        "--out --overwrite --part-rows --processes --resume --split --text --text-column --workers "
     ),
-    "train": "--fusion " + SHARED,
+    "train": "--overwrite --fusion " + SHARED,
     "evaluate": "--batch-size --image-column --label-column --split --text-column",
     "check": "--image-column --label-column --max-length --out --split --text-column --text-encoder",
     "rank": (

@@ -24,7 +24,7 @@ SHARED = """
 --alignment-weight --batch-size --cache --cache-dir --checkpoint-minutes --checkpoint-steps --class-weights
 --colour --crop --dropout --encoder-learning-rate --epochs --flip --focal-gamma --fusion-heads
 --fusion-hidden-size --fusion-layers --gradient-accumulation-steps --hidden-size --image-column
---image-encoder --image-size --image-weights --keep --label-column --label-smoothing --layer-decay
+--image-encoder --image-fit --image-size --image-weights --keep --label-column --label-smoothing --layer-decay
 --learning-rate --max-grad-norm --max-length --modality-dropout --modality-gate --model --objective --out
 --patience --pattern --precision --processes --region-grid --resume --seed --select --shuffle-buffer
 --skip-nonfinite --stream --text-column --text-encoder --tracker --unfreeze-at --unfreeze-image

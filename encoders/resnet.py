@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections import OrderedDict
 from typing import Any
 
@@ -12,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from .batch_norm import BatchNorm
 from .image import ImageEncoder
-from .trainable import Part
+from .trainable import EncoderNotFound, Part
 
 IMAGE_ENCODERS = (*models.list_models(module=models, include=["resnet*", "resnext*", "wide_resnet*"]), "resnet-tiny")
 """ResNets, ResNeXts and Wide ResNets of torchvision, and one of ours for 64-pixel pictures."""
@@ -54,9 +56,10 @@ class ResNetEncoder(ImageEncoder):
         encoder = cls(name, dim=dim)
         weights = pretrained_weights(name)
         try:  # weights_only: the file is a pickle, of which nothing but tensors is let through
-            state = weights.get_state_dict(progress=False, weights_only=True)
+            with contextlib.redirect_stdout(sys.stderr):  # where torch says that it downloads them
+                state = weights.get_state_dict(progress=False, weights_only=True)
         except OSError as error:
-            raise ValueError(
+            raise EncoderNotFound(
                 f"the weights of {name} cannot be had ({error}): open the network, or put the file that "
                 f"{weights.url} names into {torch.hub.get_dir()}/checkpoints"
             ) from error

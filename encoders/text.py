@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from .tokens import Tokens, all_present, encode_present
-from .trainable import Encoder, Part
+from .trainable import Encoder, EncoderNotFound, Part
 
 
 class BertEncoder(Encoder):
@@ -59,7 +59,7 @@ class BertEncoder(Encoder):
                     **_without_pooler(config),
                 )
             except Exception as error:  # of the hub, of safetensors, of a pickle that is refused
-                raise ValueError(
+                raise EncoderNotFound(
                     f"the weights of the text encoder {name_or_folder} cannot be loaded: {first_line(error)}"
                 ) from error
         if report["missing_keys"]:
@@ -141,7 +141,7 @@ def load_text_config(name_or_folder: str | Path) -> PreTrainedConfig:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
     except Exception as error:  # of the hub, of the file system, of a file that is no configuration
-        raise ValueError(
+        raise EncoderNotFound(
             f"there is no text encoder at {str(name_or_folder)!r}: give a folder that holds one, or a Hub id, which "
             f"must be in the cache or the network open ({first_line(error)})"
         ) from error

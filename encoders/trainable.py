@@ -15,6 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 Part = tuple[str, Sequence[nn.Module]]
 
 
+class EncoderNotFound(ValueError):
+    """A pretrained encoder is neither on this machine nor within reach."""
+
+
 class Encoder(nn.Module):
     """A pretrained trunk, of which the top parts train, and a projection, which always trains.
 

@@ -16,7 +16,7 @@ from transformers.utils import is_timm_available
 from .image import ImageEncoder
 from .resnet import IMAGE_ENCODERS
 from .text import first_line, model_class, quiet_transformers
-from .trainable import Part
+from .trainable import EncoderNotFound, Part
 
 Size = tuple[int, int]
 """Height and width, in pixels or in regions."""
@@ -69,7 +69,7 @@ class VisionEncoder(ImageEncoder):
                     name_or_folder, config=encoder.trunk.config, trust_remote_code=False, output_loading_info=True
                 )
         except Exception as error:  # of the hub, of safetensors, of a pickle that is refused
-            raise ValueError(
+            raise EncoderNotFound(
                 f"the weights of the image encoder {name_or_folder} cannot be loaded: {first_line(error)}"
             ) from error
         names = encoder.trunk.state_dict().keys()
@@ -170,7 +170,7 @@ def load_image_config(name_or_folder: str | Path) -> PreTrainedConfig:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
     except Exception as error:  # of the hub, of the file system, of a file that is no configuration
-        raise ValueError(
+        raise EncoderNotFound(
             f"unknown image encoder {str(name_or_folder)!r}; choose one of {', '.join(IMAGE_ENCODERS)}, a folder that "
             f"holds a vision model, or a Hub id, which must be in the cache or the network open ({first_line(error)})"
         ) from error

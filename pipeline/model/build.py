@@ -8,8 +8,10 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from ...encoders import IMAGE_ENCODERS, BertEncoder, ImageEncoder, ResNetEncoder, VisionEncoder
+from ...encoders.local import what_is_here
 from ...encoders.preprocessing import Preprocessing, resnet_preprocessing, vision_preprocessing
 from ...encoders.text import quiet_transformers
+from ...encoders.trainable import EncoderNotFound
 from ...encoders.vision import load_image_config
 from ..runtime.choices import IMAGE_WEIGHTS, require_choice
 from .config import DiptychConfig
@@ -49,12 +51,17 @@ def build_model(
     Raises:
         ValueError: An encoder cannot be found or a field is out of its range.
     """
-    images, image_processor = _image_side(image_encoder, image_weights, image_size, image_fit)
-    text_source = load_model(text_encoder) if _is_ours(text_encoder) else None
-    if text_source is not None:
-        text, tokenizer = text_source[0].text_encoder, text_source[1].tokenizer
-    else:
-        text, tokenizer = BertEncoder.from_pretrained(text_encoder), load_tokenizer(text_encoder)
+    missing: dict[str, str] = {}
+    try:
+        images, image_processor = _image_side(image_encoder, image_weights, image_size, image_fit)
+    except EncoderNotFound as error:
+        missing["image"] = str(error)
+    try:
+        text, tokenizer = _text_side(text_encoder)
+    except EncoderNotFound as error:
+        missing["text"] = str(error)
+    if missing:
+        raise ValueError(f"{'; '.join(missing.values())}. {what_is_here(*missing)}")
     text_config = text.trunk.config
     text_config.name_or_path = ""  # a path of this machine says nothing elsewhere
     positions = getattr(text_config, "max_position_embeddings", max_length)
@@ -99,6 +106,18 @@ def _image_side(
     images = DiptychImageProcessor.of(wanted, size=size, fit=fit)
     encoder.require_size((images.height, images.width))
     return encoder, images
+
+
+def _text_side(name: str) -> tuple[BertEncoder, Any]:
+    """An encoder whose trunk a new model is to have, and its tokenizer.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if _is_ours(name):
+        model, processor = load_model(name)
+        return model.text_encoder, processor.tokenizer
+    return BertEncoder.from_pretrained(name), load_tokenizer(name)
 
 
 def load_tokenizer(name_or_folder: str | Path) -> Any:

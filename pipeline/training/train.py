@@ -83,6 +83,7 @@ def train(
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process  # it alone speaks and writes
     console = Console(say, bars=not quiet) if main else SILENT
+    made = not user_path(out).exists()
     folder = RunFolder.at(out)
     may_begin(folder, resume=resume, overwrite=overwrite)
     try:
@@ -126,6 +127,9 @@ def train(
                 with contextlib.suppress(OSError):
                     remove_checkpoints(folder.checkpoints)  # nothing is left to resume
     finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty: the run began
+                folder.path.rmdir()
         AcceleratorState._reset_state()  # or its precision would be that of whatever follows in this process
     record = _record(about, "done", fit)
     best, select = record["best"], record["select"]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 
 from ..runtime.files import digest
+from .image_source import BadImage
+from .images import image_content
+from .rows import Columns, UnreadableRow
 from .tables import Table
 
 _ROWS = 256
@@ -39,6 +44,31 @@ def table_digest(table: Table) -> str | None:
     return _commit(getattr(rows, "rows", rows))
 
 
+def row_digest(row: Any, columns: Columns, folder: Path | None, *, read: bool) -> bytes:
+    """A hash of what a row's image and text are, or of why they cannot be used.
+
+    Args:
+        row: As a table has it.
+        columns: Of its image and text.
+        folder: Where relative image paths start.
+        read: Read an image that is a file; else it is known by what stands for it.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    if isinstance(row, UnreadableRow) or not isinstance(row, Mapping):
+        found.update(repr(getattr(row, "reason", row)).encode("utf-8", "backslashreplace"))
+        return found.digest()
+    image = columns.image_of(row)
+    try:
+        in_row = image if read or not isinstance(image, (str, Path)) else str(image).encode("utf-8", "backslashreplace")
+        parts = (in_row,) if isinstance(in_row, bytes) else image_content(in_row, folder=folder)
+    except BadImage as error:
+        parts = (str(error).encode("utf-8", "backslashreplace"),)
+    for part in (*parts, repr(columns.text_of(row)).encode("utf-8", "backslashreplace")):
+        found.update(len(part).to_bytes(8, "little"))
+        found.update(part)
+    return found.digest()
+
+
 class _Hash:
     """A file that keeps nothing of what is written but its hash."""
 
@@ -60,7 +90,8 @@ def _rows_digest(rows: datasets.Dataset) -> str:
     sink = _Hash()
     for batch in rows.with_format("arrow").iter(batch_size=_ROWS):
         with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), batch.schema.remove_metadata()) as writer:
-            writer.write_table(batch.combine_chunks().replace_schema_metadata())
+            packed = batch.take(pa.array(range(len(batch))))  # a slice's buffers hold bytes of its neighbours
+            writer.write_table(packed.combine_chunks().replace_schema_metadata())
     return sink.found.hexdigest()
 
 

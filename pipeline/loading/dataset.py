@@ -9,9 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..data.digest import row_digest
 from ..data.image_source import BadImage
 from ..data.images import image_errors
 from ..data.rows import Columns, Pair, all_reasons, read_pair, worst_status
@@ -138,13 +141,16 @@ class PairDataset(Dataset[Example]):
             return self.augmentation(image)
 
     def fingerprint(self) -> str:
-        """What tells these rows from others: their number, and a hash of labels and of a sample of the contents."""
+        """What tells these rows from others: their number, and a hash of all labels, texts and images.
+
+        Each of several processes reads its share; all must take part.
+        """
         found = hashlib.blake2b(digest_size=8)
         labels = [None if self.labels is None else self.labels[row] for row in self.rows]
         found.update(repr((list(self.rows), labels)).encode())
-        for index in range(0, len(self.rows), max(1, len(self.rows) // 16)):
-            row = self.rows[index]
-            pair = read_pair(row, self.table.rows[row], self.columns, self.table.folder)
-            found.update(pair.image.tobytes() if pair.image else b"")
-            found.update((pair.text or "").encode("utf-8", "surrogatepass"))
+        state, rows, folder = PartialState(), self.table.rows, self.table.folder
+        own = self.rows[state.process_index :: state.num_processes]
+        shares = gather_object([[row_digest(rows[row], self.columns, folder, read=True) for row in own]])
+        for digests in shares:
+            found.update(b"".join(digests))
         return f"{len(self.rows)} rows ({found.hexdigest()})"

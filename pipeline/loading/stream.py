@@ -45,18 +45,18 @@ class RowCounts:
         self.labels: Counter[str] = Counter()
         self._hash = hashlib.blake2b(digest_size=8)
 
-    def count(self, labels: list[str] | None, text: Any) -> None:
-        """Take in one row."""
+    def count(self, labels: list[str] | None, text: Any, content: bytes) -> None:
+        """Take in one row, of which `content` is a hash."""
         self.rows += 1
         self.labels.update(labels or ())
         self.unlabelled += labels == []
         if isinstance(text, str) and self.heard < 10_000:
             self.heard += 1
             self.sides += speaks_of_sides([text])
-        self._hash.update(repr((labels, text)).encode("utf-8", "backslashreplace"))
+        self._hash.update(repr((labels, content)).encode())
 
     def fingerprint(self) -> str:
-        """What tells these rows from others: their number, and a hash of their labels and texts."""
+        """What tells these rows from others: their number, and a hash of their labels, texts and images."""
         return f"{self.rows} streamed rows ({self._hash.hexdigest()})"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.digest import row_digest
 from ..data.labels import as_list, class_names, is_list, labels_in, one_label, sort_labels
 from ..data.rows import Columns, UnreadableRow
 from ..data.splits import training_table
@@ -93,9 +94,10 @@ class StreamRows:
         for number, row in enumerate(console.progress(rows, desc="reading labels", unit="row")):
             text = row.get(self.columns.text) if isinstance(row, Mapping) else None
             labels = self._labels(table, number, row) if self.labelled else None
+            content = row_digest(row, self.columns, table.folder, read=False)
             for some in counts:
                 if some.chosen(number):
-                    some.count(labels, text)
+                    some.count(labels, text, content)
 
     def _labels(self, table: Table, number: int, row: Any) -> list[str]:
         column = str(self.columns.label)

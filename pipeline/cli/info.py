@@ -26,9 +26,10 @@ def info(
 
         folder = cache_folder(cache_dir)
         entries = cached_encoders(folder)
-        if clear:
-            clear_cache(folder)
-        show.result(entries, lambda entries: cache_text(folder, entries, cleared=clear))
+        stays = clear_cache(folder) if clear else []
+        for line in stays:
+            show.remark(line)
+        show.result(entries, lambda entries: cache_text(folder, entries, cleared=clear and not stays))
         return
     if clear or cache_dir is not None:
         raise ValueError("--clear and --cache-dir go with --cache")

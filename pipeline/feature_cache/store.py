@@ -1,13 +1,14 @@
 """The feature cache: what a frozen trunk puts out, kept on disk by what went in, so that it is computed once.
 
-    CACHE/features/<encoder>/encoder.json         what the encoder is, for people
+    CACHE/features/<encoder>/encoder.json         what the encoder is, for people; the mark that the folder is ours
     CACHE/features/<encoder>/<number>.safetensors   a chunk: `states` (tokens, width) in half precision,
                                                   `offsets` (items + 1,) into them, `ids` (items, 16)
 
 `<encoder>` is a hash of all that shapes a feature but the item itself: weights, architecture, transforms. An
 item's id is a hash of its content. So nothing is ever out of date: what has changed has another name. A
-chunk is written beside its place, flushed to the disk and renamed, so it is whole or not there; names are
-random, so that any number of processes may write at once.
+chunk is written beside its place, synced and renamed, so it is whole or not there; names are random, so that any
+number of processes may write at once. It is verified when it is first met, and read only as long as it is that file:
+read, not mapped, so that one that is cut off meanwhile is an error and no crash.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import time
+import os
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,15 +30,20 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from ..runtime.outputs import write_whole
+from ..model.fingerprint import hash_weights
+from ..runtime.files import Lock, reason
+from ..runtime.outputs import remove_leftovers, write_whole
 from ..runtime.version import __version__
 
 CHUNK_BYTES = 64 << 20
 """A chunk is written when it has reached this size; a process that is killed loses no more."""
 ENCODING = 2
 """Part of every encoder's hash: to be raised when decoding, transforms or encoding come to give other numbers."""
-_LEFT_OVER = 24 * 3600
-"""Seconds after which half a chunk is of a process that was killed."""
+State = tuple[int, int, int]
+"""Inode, size in bytes and time of change of a file, by which a chunk is known to be what was verified."""
+
+
+_MEANWHILE = "while it was in use; the same command encodes again what is missing, with --resume if it has checkpoints"
 
 
 class DoesNotFit(ValueError):
@@ -60,7 +66,7 @@ class Places:
 
 
 class FeatureStore:
-    """The features of one encoder on disk, read through the page cache, never as a whole.
+    """The features of one encoder on disk, read as they are asked for; while it lives, nobody clears them.
 
     Args:
         folder: Of the cache.
@@ -80,36 +86,51 @@ class FeatureStore:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.folder, self.width, self.about, self.say = folder / "features" / key, width, dict(about), say
-        self._files: list[Path] = []  # in the order in which they were met
+        self._chunks: list[tuple[Path, int, State]] = []  # and where the states begin, in the order in which they came
+        self._known: set[Path] = set()
         self._places: dict[bytes, tuple[int, int, int]] = {}
-        self._states: dict[int, np.ndarray] = {}  # of the chunks that were read from
+        self._lock: Lock | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker: it opens the chunks itself, and asks for places only."""
-        return self.__dict__ | {"_states": {}, "_places": {}, "say": print}
+        """For a worker: it asks for places only."""
+        return self.__dict__ | {"_places": {}, "_lock": None, "say": print}
 
     def __len__(self) -> int:
         """How many items are known."""
         return len(self._places)
 
     def refresh(self) -> None:
-        """Take in the chunks that have come since. A damaged one is said, and taken away: its items are new again."""
-        known = set(self._files)
-        for path in sorted(set(self.folder.glob("*.safetensors")) - known):
+        """Take in the chunks that have come since, each verified.
+
+        One that is damaged is printed and removed, one that cannot be read now is printed: their items are new again.
+        """
+        self._share()
+        for path in sorted({path for path in self.folder.glob("*.safetensors") if _is_named(path)} - self._known):
+            self._known.add(path)
             try:
-                states, offsets, ids = _open(path, self.width)
+                start, state, offsets, ids = _verified(path, self.width)
             except FileNotFoundError:
-                continue  # another process has found it damaged, or someone has cleared the cache
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self.say(f"features: {path} is damaged ({error}); what it held is encoded again")
-                path.unlink(missing_ok=True)
+                continue  # another process has found it damaged
+            except (ValueError, KeyError, TypeError) as error:
+                ours = is_chunk(path)
+                what = "what it held is encoded again" if ours else "and not marked as ours: it stays, and is not read"
+                self.say(f"features: {path} is damaged ({reason(error)}); {what}")
+                if ours:
+                    path.unlink(missing_ok=True)
                 continue
-            number = len(self._files)
-            self._files.append(path)
-            self._states[number] = states
-            names, ends = ids.tobytes(), offsets.tolist()
-            for index, (start, end) in enumerate(pairwise(ends)):
-                self._places.setdefault(names[16 * index : 16 * index + 16], (number, start, end - start))
+            except (OSError, MemoryError) as error:
+                self.say(f"features: {path} cannot be read ({reason(error)}); it stays, what it holds is encoded again")
+                continue
+            number, names = len(self._chunks), ids.tobytes()
+            self._chunks.append((path, start, state))
+            for index, (begin, end) in enumerate(pairwise(offsets.tolist())):
+                self._places.setdefault(names[16 * index : 16 * index + 16], (number, begin, end - begin))
+
+    def _share(self) -> None:
+        """Keep others from clearing what is there, if there is anything."""
+        if self._lock is None or not self._lock.is_of_path():
+            with contextlib.suppress(FileNotFoundError):
+                self._lock = Lock(self.folder, shared=True, wait=True)
 
     def __contains__(self, item: bytes) -> bool:
         return item in self._places
@@ -128,24 +149,24 @@ class FeatureStore:
             places: As `find` gives them.
             rows: Indices into `places`.
             tokens: Of the longest; as many as it has if not given. Shorter ones are followed by 0.
+
+        Raises:
+            OSError: A chunk is not there any more, or not what was verified.
         """
         lengths = places.length[rows]
         tokens = max(1, int(lengths.max(initial=0))) if tokens is None else tokens
         states = np.zeros((len(rows), tokens, self.width), dtype=np.float16)
-        chunks, starts = places.chunk[rows], places.start[rows]
+        chunks, starts, token = places.chunk[rows], places.start[rows], 2 * self.width  # bytes
         for number in np.unique(chunks[chunks >= 0]).tolist():
-            here, chunk = np.flatnonzero(chunks == number), self._chunk(number)
-            if tokens == 1:  # a vector of each: in one go
-                states[here, 0] = chunk[starts[here]]
-                continue
-            for index, start, length in zip(here, starts[here].tolist(), lengths[here].tolist(), strict=True):
-                states[index, :length] = chunk[start : start + length]
+            path, begin, state = self._chunks[number]
+            with path.open("rb", buffering=0) as file:
+                for index in np.flatnonzero(chunks == number).tolist():
+                    own = states[index, : lengths[index]]
+                    if os.preadv(file.fileno(), [own.data], begin + int(starts[index]) * token) != own.nbytes:
+                        raise OSError(f"{path} was cut off {_MEANWHILE}")
+                if _state(file.fileno()) != state:
+                    raise OSError(f"{path} was changed {_MEANWHILE}")
         return torch.from_numpy(states), torch.from_numpy(lengths.astype(np.int64))
-
-    def _chunk(self, number: int) -> np.ndarray:
-        if number not in self._states:
-            self._states[number] = _open(self._files[number], self.width, verify=False)[0]
-        return self._states[number]
 
     def writer(self) -> ChunkWriter:
         """What takes new features; makes the encoder's folder if need be."""
@@ -154,10 +175,8 @@ class FeatureStore:
         if not about.exists():
             facts = self.about | {"width": self.width, "diptych": __version__}
             write_whole(about, (json.dumps(facts, indent=2, default=str) + "\n").encode())
-        for left in self.folder.glob(".*"):
-            with contextlib.suppress(FileNotFoundError):  # of another process, which has just put it in its place
-                if time.time() - left.stat().st_mtime > _LEFT_OVER:
-                    left.unlink()
+        remove_leftovers(self.folder)
+        self._share()
         return ChunkWriter(self.folder, self.width)
 
 
@@ -219,9 +238,7 @@ def trunk_key(trunk: nn.Module, **facts: Any) -> str:
     """A hash of a trunk's weights, its buffers among them, and of the `facts` that shape what it puts out."""
     found = hashlib.blake2b(digest_size=16)
     found.update(json.dumps([ENCODING, facts], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(trunk.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    hash_weights(found, trunk)
     return found.hexdigest()
 
 
@@ -234,29 +251,53 @@ def item_id(*parts: bytes) -> bytes:
     return found.digest()
 
 
-def _open(path: Path, width: int, *, verify: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """States, offsets and ids of a chunk, mapped.
+def chunk_items(path: Path) -> int:
+    """How many items a chunk of ours holds; 0 if it is none."""
+    try:
+        return int(_header(path)[0]["ids"]["shape"][0]) if is_chunk(path) else 0
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return 0
+
+
+def _is_named(path: Path) -> bool:
+    return len(path.stem) == 32 and set(path.stem) <= set("0123456789abcdef")
+
+
+def is_chunk(path: Path) -> bool:
+    """Whether a file is named as a chunk of ours and has its header."""
+    try:
+        header, _ = _header(path)
+        return _is_named(path) and {"states", "offsets", "ids"} <= header.keys() and "crc32" in header["__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _state(file: int | Path) -> State:
+    found = os.stat(file)  # noqa: PTH116 - of a descriptor as well
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _verified(path: Path, width: int) -> tuple[int, State, np.ndarray, np.ndarray]:
+    """Where the states of a chunk begin, the state of its file, offsets and ids; all of it was read.
 
     Raises:
         OSError: It cannot be read.
         ValueError, KeyError, TypeError: It is not whole, or not what was written.
     """
     header, start = _header(path)
-    parts = []
+    state, parts = _state(path), []
+    content = np.fromfile(path, np.uint8)
     for name, dtype in (("states", np.float16), ("offsets", np.int64), ("ids", np.uint8)):
-        begin, end = header[name]["data_offsets"]
-        shape = tuple(header[name]["shape"])
-        if end - begin != np.dtype(dtype).itemsize * int(np.prod(shape)) or path.stat().st_size < start + end:
+        begin, end = (start + int(place) for place in header[name]["data_offsets"])
+        if not start <= begin <= end <= len(content):
             raise ValueError("it is cut off")
-        mapped = np.memmap(path, dtype=dtype, mode="r", offset=start + begin, shape=shape)
-        parts.append(mapped.view(np.ndarray))  # whose slices cost a third of a memmap's
+        parts.append(np.frombuffer(content[begin:end].tobytes(), dtype).reshape(header[name]["shape"]))
     states, offsets, ids = parts
-    if verify:  # reading it from end to end also brings it into memory, as epochs in a random order would not
-        if _checksum(states, offsets, ids) != int(header["__metadata__"]["crc32"]):
-            raise ValueError("its checksum is wrong")
-        if states.shape != (offsets[-1], width) or len(ids) != len(offsets) - 1 or ids.shape[1:] != (16,):
-            raise ValueError("its parts don't fit together")
-    return states, offsets, ids
+    if _checksum(*parts) != int(header["__metadata__"]["crc32"]) or state != _state(path):
+        raise ValueError("its checksum is wrong")
+    if states.shape != (offsets[-1], width) or len(ids) != len(offsets) - 1 or ids.shape[1:] != (16,):
+        raise ValueError("its parts don't fit together")
+    return start + int(header["states"]["data_offsets"][0]), state, offsets, ids
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

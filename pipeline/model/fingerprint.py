@@ -29,7 +29,12 @@ def model_digest(model: DiptychModel, processor: DiptychProcessor) -> str:
     images = {name: value for name, value in vars(processor.image_processor).items() if not name.startswith("_")}
     config = [plain_config(model.config.to_dict()), images, processor.max_length]
     found.update(json.dumps(config, default=str, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    hash_weights(found, model)
+    return found.hexdigest()
+
+
+def hash_weights(found: Any, module: torch.nn.Module) -> None:
+    """Add to a hash the weights of a module and its buffers, by name."""
+    for name, tensor in sorted(module.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()

@@ -84,7 +84,7 @@ class Lock:
     _held: ClassVar[set[int]] = set()
 
     def __init__(self, path: Path, *, shared: bool = False, wait: bool = False, make: bool = False) -> None:
-        self.path = path
+        self.path, self._handle = path, -1
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT if make else os.O_RDONLY, 0o644)
         Lock._held.add(self._handle)
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

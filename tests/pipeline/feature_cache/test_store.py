@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -128,10 +129,12 @@ def test_a_damaged_chunk_is_said_and_what_it_held_is_new_again(damage, tmp_path)
     assert values(found, "a", "b") == [None, 2.0]
     assert len(said) == 1
     assert str(bad) in said[0]
-    assert "encoded again" in said[0]
+    ours = damage not in ("empty", "no header")  # in which nothing says so any more
+    assert ("encoded again" if ours else "it stays, and is not read") in said[0]
     fill(tmp_path, a=(2, 3.0))
     assert values(store(tmp_path, said=said), "a", "b") == [3.0, 2.0]
-    assert len(said) == 1
+    assert bad.exists() is not ours
+    assert len(said) == (1 if ours else 2)
 
 
 def test_a_store_of_another_width_reads_nothing(tmp_path):
@@ -277,8 +280,76 @@ def test_the_cache_tells_what_it_holds_and_can_be_cleared(tmp_path):
     [entry] = cached_encoders(tmp_path)
     assert (entry["encoder"], entry["key"], entry["items"], entry["width"]) == ("a test", "encoder", 3, WIDTH)
     assert entry["bytes"] == sum(path.stat().st_size for path in (tmp_path / "features" / "encoder").iterdir())
-    (tmp_path / "features" / "encoder" / "encoder.json").write_text("{")
-    assert cached_encoders(tmp_path)[0]["encoder"] == "unknown"
-    clear_cache(tmp_path)
+    assert clear_cache(tmp_path) == [f"{tmp_path / 'features' / 'encoder'} stays: a run is using it"]
+    read = values(found, "a", "c")
+    assert read == [1.0, 3.0]
+    del found
+    assert clear_cache(tmp_path) == []
     assert cached_encoders(tmp_path) == []
-    assert values(found, "a", "c") == [1.0, 3.0]  # what is open stays
+
+
+DECOYS = {
+    "features/mine/notes.txt": b"of the user",
+    "features/encoder/model.safetensors": b"of the user",
+    "features/encoder/0123456789abcdef0123456789abcdef.safetensors": b"of the user",
+    "features/encoder/.x.safetensors.diptych/new.safetensors": b"of the user",
+    "features/other/encoder.json": b"{}",
+    "encoder.json": b'{"diptych": "", "width": 4}',
+}
+
+
+def test_only_what_is_ours_is_cleared_or_taken_away(tmp_path):
+    for name, content in DECOYS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    fill(tmp_path, a=(2, 1.0))
+    assert values(store(tmp_path), "a") == [1.0]
+    stays = clear_cache(tmp_path)
+    assert [line.split("features/")[1] for line in stays] == [
+        "encoder stays: others have put something there",
+        "mine stays: it is not marked as of diptych",
+        "other stays: it is not marked as of diptych",
+    ]
+    assert {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == DECOYS
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO, errno.ENOMEM, None])
+def test_an_error_that_passes_takes_nothing_away(tmp_path, monkeypatch, number):
+    fill(tmp_path, a=(2, 1.0))
+    [path], said = chunks(tmp_path), []
+
+    def fails(*_, **__):
+        raise MemoryError if number is None else OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.np, "fromfile", fails)
+        assert values(store(tmp_path, said=said), "a") == [None]
+    assert len(said) == 1
+    assert "cannot be read" in said[0]
+    assert path.exists()
+    assert values(store(tmp_path), "a") == [1.0]
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def another(path):
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [cut, zero, another, Path.unlink])
+def test_a_chunk_that_is_changed_while_in_use_is_an_error_and_no_crash(tmp_path, change):
+    fill(tmp_path, a=(200, 1.0), b=(200, 2.0))
+    found = store(tmp_path)
+    assert values(found, "a", "b") == [1.0, 2.0]
+    [path] = chunks(tmp_path)
+    change(path)
+    with pytest.raises(OSError, match=rf"was (cut off|changed) while it was in use|No such file.*{path.name}"):
+        values(found, "a", "b")

@@ -178,9 +178,7 @@ def test_writers_at_once_and_one_that_is_killed_leave_only_whole_chunks(kill, tm
     assert values(found, *map(str, range(40))) == list(range(40))
     assert said == []
     left = [path for path in (tmp_path / "features" / "encoder").iterdir() if path.name.startswith(".")]
-    assert len(left) == kill  # half a chunk, which nobody takes for a whole one
-    for path in left:
-        os.utime(path, (0, 0))
+    assert len(left) <= kill  # half a chunk, unless another writer has removed it already
     store(tmp_path).writer()
     assert not any(path.exists() for path in left)
 

@@ -61,7 +61,8 @@ class ImageEncoder(Encoder):
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Features of the regions, (batch, width, rows, columns), from (batch, 3, height, width) pixels."""
-        features = self.trunk_grid(pixel_values)
+        weight = next(self.trunk.parameters(), pixel_values)  # a trunk of 16 bits takes pixels of 32 as well
+        features = self.trunk_grid(pixel_values.to(weight.dtype))
         if self.region_grid:  # never up: equal regions would only cost
             rows, columns = (min(self.region_grid, side) for side in features.shape[2:])
             features = F.adaptive_avg_pool2d(features, (rows, columns))

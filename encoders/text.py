@@ -90,11 +90,33 @@ class BertEncoder(Encoder):
                 parts[-1 if behind else 0][1].append(module)
         return list(parts)
 
+    @property
+    def longest(self) -> int | None:
+        """Word pieces of the longest text that the trunk has positions for; None if it has no end."""
+        positions = self._positions()
+        if positions is None:
+            return getattr(self.trunk.config, "max_position_embeddings", None)
+        return positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
+
+    @property
+    def padding_id(self) -> int | None:
+        """The id behind which RoBERTa and its kin begin to number positions, and skip it; None in other trunks."""
+        positions = self._positions()
+        return None if positions is None else positions.padding_idx
+
+    def _positions(self) -> nn.Embedding | None:
+        for name, module in self.trunk.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                return module
+        return None
+
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Last hidden states, (batch, words, width), from (batch, words) ids and a mask with 1 for real words.
 
-        With `pool` their mean over the real words, (batch, 1, width).
+        Real words come first, wherever padding stood. With `pool` their mean over the real words, (batch, 1, width).
         """
+        order = attention_mask.argsort(dim=1, descending=True, stable=True)
+        input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
         states: Tensor = self.trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.pool:  # before the projection, which then passes over one vector, and one is kept of a text
             real = attention_mask.unsqueeze(-1).to(states.dtype)
@@ -103,7 +125,7 @@ class BertEncoder(Encoder):
 
     def project(self, features: Tensor, attention_mask: Tensor, present: Tensor) -> Tokens:
         """Tokens (batch, words, dim) from what `encode` gives, (batch, words, width); one word where it pools."""
-        mask = attention_mask[:, : features.shape[1]].bool()
+        mask = attention_mask.bool().sort(dim=1, descending=True).values[:, : features.shape[1]]
         features = features.to(next(self.projection.parameters()).dtype)  # kept features are of half precision
         return Tokens(self.projection(features), mask, present)
 
@@ -118,14 +140,25 @@ class BertEncoder(Encoder):
         """Word tokens (batch, words, dim) from (batch, words) ids; (batch, 1, dim) with `pool`.
 
         Args:
-            input_ids: Real words first, padding last. Not read if `features` are given.
-            attention_mask: 1 where a word is real; the ids elsewhere don't matter.
+            input_ids: Padding may stand on either side. Not read if `features` are given.
+            attention_mask: 1 where a word is real; the ids elsewhere don't matter. If not given, real is what is not
+                the trunk's id of padding. A row without a real word is absent.
             present: (batch,), False in rows without a text; all are there if not given.
             features: What `encode` gives for the rows, if that is known.
         """
-        if attention_mask is None:
-            raise ValueError("there is no attention_mask: give one beside input_ids, or beside text features")
         present = all_present(present, like=input_ids if features is None else features)
+        if attention_mask is None:
+            if features is not None:
+                raise ValueError("there is no attention_mask: give one beside text features")
+            padding = self.trunk.config.pad_token_id
+            attention_mask = (
+                present.long().unsqueeze(1)
+                if input_ids is None
+                else torch.ones_like(input_ids)
+                if padding is None
+                else (input_ids != padding).long()
+            )
+        present = present & attention_mask.bool().any(dim=1)
         if features is None:
             features = encode_present(self.encode, present, (1, self.width), input_ids, attention_mask)
         return self.project(features, attention_mask, present)

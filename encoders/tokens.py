@@ -98,7 +98,9 @@ def all_present(present: Tensor | None, *, like: Tensor | None) -> Tensor:
         ValueError: There are no rows to be there.
     """
     if like is None:
-        raise ValueError("an encoder needs its input or, in place of it, its features: give one of them")
+        if present is None or bool(present.any()):
+            raise ValueError("an encoder needs its input or, in place of it, its features: give one of them")
+        return present
     return torch.ones(len(like), dtype=torch.bool, device=like.device) if present is None else present
 
 

@@ -100,17 +100,24 @@ class AttentionPool(nn.Module):
         the query and its value matrix to the pooled states, so that neither passes over every token.
         """
         attention = self.attention
-        query = attention.query(self.query).unflatten(0, (attention.heads, -1))  # (heads, head_dim)
-        key = attention.key.weight.unflatten(0, (attention.heads, -1))  # (heads, head_dim, dim)
-        value = attention.value.weight.unflatten(0, (attention.heads, -1))
+        query = attention.query(self.query.unsqueeze(0)).unflatten(1, (attention.heads, -1))[0]  # (heads, head_dim)
+        key, key_bias = (part.unflatten(0, (attention.heads, -1)) for part in _parameters(attention.key))
+        value, value_bias = _parameters(attention.value)
+        value = value.unflatten(0, (attention.heads, -1))  # (heads, head_dim, dim), as key
         query = query / math.sqrt(query.shape[-1])
         asked = (query.unsqueeze(1) @ key).squeeze(1)  # (heads, dim)
-        bias = (query * attention.key.bias.unflatten(0, (attention.heads, -1))).sum(-1)  # (heads,)
+        bias = (query * key_bias).sum(-1)  # (heads,)
         scores = states @ asked.T + bias  # (batch, tokens, heads)
         weights = scores.masked_fill(~mask.unsqueeze(-1), float("-inf")).softmax(dim=1)
         seen = weights.transpose(1, 2) @ states  # (batch, heads, dim)
-        pooled = (value @ seen.permute(1, 2, 0)).permute(2, 0, 1).flatten(1) + attention.value.bias  # (batch, dim)
+        pooled = (value @ seen.permute(1, 2, 0)).permute(2, 0, 1).flatten(1) + value_bias  # (batch, dim)
         return attention.out(pooled)
+
+
+def _parameters(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer, also of one that torch has quantized, whose are methods."""
+    weight, bias = linear.weight, linear.bias
+    return (weight, bias) if isinstance(weight, Tensor) else (weight().dequantize(), bias())
 
 
 def feed_forward(dim: int, hidden: int, dropout: float) -> nn.Sequential:

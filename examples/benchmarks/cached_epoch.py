@@ -34,8 +34,8 @@ from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.feature_cache.encode import RowsToEncode, encode_images, encode_texts
 from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.loading.plan import Plan
-from diptych.pipeline.model.build import load_tokenizer
 from diptych.pipeline.model.image_processor import DiptychImageProcessor
+from diptych.pipeline.model.tokenizer import load_tokenizer
 
 BATCH = 64
 HEADS: dict[str, dict[str, Any]] = {

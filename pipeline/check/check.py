@@ -180,7 +180,7 @@ def _has_lists(tables: Mapping[str, Table], training: str, columns: Columns) -> 
 
 
 def _tokenizer(text_encoder: str, max_length: int) -> tuple[CountTokens, int]:
-    from ..model.build import load_tokenizer  # loads torch
+    from ..model.tokenizer import load_tokenizer  # loads torch
 
     if max_length < 3:
         raise ValueError(f"max_length is {max_length}; it must be at least 3: two special tokens and one of the text")

@@ -49,13 +49,26 @@ class ImageTextClassifier:
         self.encoders = InferenceEncoders()
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path, *, device: str | None = None) -> ImageTextClassifier:
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        device: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> ImageTextClassifier:
         """Load a run's folder, a model's folder or a Hub id.
+
+        Args:
+            name_or_folder: Where the model is.
+            device: Where to compute; a GPU if there is one.
+            revision: A branch, tag or commit of the Hub's model.
+            token: To a private one.
 
         Raises:
             ValueError: There is no usable model of ours; the message says what is there.
         """
-        model, processor = load_model(name_or_folder)
+        model, processor = load_model(name_or_folder, revision=revision, token=token)
         return cls(model, processor, device=device)
 
     @property

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-from transformers import AutoTokenizer
 
 from ...encoders import IMAGE_ENCODERS, BertEncoder, ImageEncoder, ResNetEncoder, VisionEncoder
 from ...encoders.local import what_is_here
 from ...encoders.preprocessing import Preprocessing, resnet_preprocessing, vision_preprocessing
-from ...encoders.text import quiet_transformers
 from ...encoders.trainable import EncoderNotFound
 from ...encoders.vision import load_image_config
 from ..runtime.choices import IMAGE_WEIGHTS, require_choice
 from .config import DiptychConfig
-from .folder import _is_ours, _require_words, load_model
+from .folder import _is_ours, load_model
 from .image_processor import DiptychImageProcessor
 from .model import DiptychModel
 from .processor import DiptychProcessor
+from .tokenizer import load_tokenizer, require_fit
 
 
 def build_model(
@@ -64,8 +61,11 @@ def build_model(
         raise ValueError(f"{'; '.join(missing.values())}. {what_is_here(*missing)}")
     text_config = text.trunk.config
     text_config.name_or_path = ""  # a path of this machine says nothing elsewhere
-    positions = getattr(text_config, "max_position_embeddings", max_length)
-    max_length = min(max_length, positions, tokenizer.model_max_length)
+    max_length = min(max_length, text.longest or max_length, tokenizer.model_max_length)
+    try:
+        require_fit(tokenizer, text, max_length)
+    except ValueError as error:
+        raise ValueError(f"the text encoder {text_encoder} cannot be used: {error}") from None
 
     config = DiptychConfig(
         image_encoder=images.name,
@@ -118,20 +118,3 @@ def _text_side(name: str) -> tuple[BertEncoder, Any]:
         model, processor = load_model(name)
         return model.text_encoder, processor.tokenizer
     return BertEncoder.from_pretrained(name), load_tokenizer(name)
-
-
-def load_tokenizer(name_or_folder: str | Path) -> Any:
-    """The tokenizer of a text encoder, from the Hub or a local folder.
-
-    Raises:
-        ValueError: There is none.
-    """
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
-        _require_words(tokenizer)
-        return tokenizer
-    except Exception as error:  # of a file that is none, too
-        raise ValueError(
-            f"there is no tokenizer at {str(name_or_folder)!r}; a text encoder's folder holds one"
-        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -99,6 +100,7 @@ class DiptychConfig(PreTrainedConfig):
                 f"format_version is {self.format_version}: this model was saved by a later Diptych, and this one reads "
                 f"up to version {FORMAT_VERSION}; upgrade diptych"
             )
+        self._check_labels()
         require_choice("fusion", self.fusion, FUSIONS)
         if self.modality_gate is None:  # `mlp` had none in format 1
             self.modality_gate = self.fusion != "concat" and (self.fusion, self.format_version) != ("mlp", 1)
@@ -144,6 +146,24 @@ class DiptychConfig(PreTrainedConfig):
     def multi_label(self) -> bool:
         """Whether a row has any number of labels, none among them."""
         return self.problem_type == MULTI_LABEL
+
+    def set_labels(self, labels: Sequence[str], *, multi_label: bool) -> None:
+        """Choose the classes; thresholds of others are gone.
+
+        Raises:
+            ValueError: A label stands twice.
+        """
+        self.id2label = dict(enumerate(labels))
+        self.label2id = {name: index for index, name in enumerate(labels)}
+        self.problem_type, self.thresholds = MULTI_LABEL if multi_label else None, None
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        ids, names = sorted(self.id2label), list(self.id2label.values())
+        if ids != list(range(len(ids))):
+            raise ValueError(f"the labels have the ids {', '.join(map(str, ids[:9]))}; they must count from 0, no gaps")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the label {repeated[0]!r} stands twice: each class needs a name of its own")
 
     def set_thresholds(self, thresholds: Any) -> None:
         """Choose the score of each class from which it is there.

@@ -5,27 +5,35 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from ...encoders.text import quiet_transformers
 from ..runtime.files import reason, user_path
 from ..runtime.outputs import beside, restore
-from .config import MULTI_LABEL, DiptychConfig
+from .checks import check_files
 from .model import DiptychModel
 from .processor import DiptychProcessor
+from .tokenizer import require_fit, require_words
 
 
 def load_model(
-    name_or_folder: str | Path, *, labels: list[str] | None = None, multi_label: bool = False
+    name_or_folder: str | Path,
+    *,
+    labels: list[str] | None = None,
+    multi_label: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
 ) -> tuple[DiptychModel, DiptychProcessor]:
     """Load a saved model and its processor, from a folder (a run's or a model's) or the Hub, in eval mode.
 
     Args:
         name_or_folder: A model's folder, a run's folder, which holds one in `model/`, or a Hub id.
-        labels: Give the model a new random head for these classes.
+        labels: Give the model a head for these classes; those that it knows by name keep what they learned.
         multi_label: With `labels`: a row may have any number of them.
+        revision: A branch, tag or commit of the Hub's model.
+        token: To a private one.
 
     Raises:
         ValueError: There is no model of ours, or it is damaged; the message says what is there.
@@ -33,34 +41,28 @@ def load_model(
     place = model_folder(name_or_folder)
     try:
         with quiet_transformers():
-            config = DiptychConfig.from_pretrained(place)
-            if labels is not None:
-                config.id2label = dict(enumerate(labels))
-                config.label2id = {name: index for index, name in enumerate(labels)}
-                config.problem_type, config.thresholds = MULTI_LABEL if multi_label else None, None
-            model, info = DiptychModel.from_pretrained(
-                place, config=config, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
-            )
-            processor = DiptychProcessor.from_pretrained(place, trust_remote_code=False)
-        _require_words(processor.tokenizer)
+            folder = _fetched(place, revision, token) if isinstance(place, str) else place
+            check_files(folder)
+            model = DiptychModel.from_pretrained(folder)
+            processor = DiptychProcessor.from_pretrained(folder, trust_remote_code=False)
+        require_words(processor.tokenizer)
+        require_fit(processor.tokenizer, model.text_encoder, processor.max_length)
     except Exception as error:  # of safetensors, of tokenizers, of JSON that is no such file: each has its own
         first = reason(error)
-        if "trust_remote_code" in str(error):
-            first = "it brings code of its own, which is never run"
         if isinstance(place, str):
             raise ValueError(
                 f"there is no folder {name_or_folder} here, and the Hub's model of that name cannot be loaded: {first}"
             ) from error
         raise ValueError(f"the model at {name_or_folder} cannot be loaded: {first}") from error
-    wrong = set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
     if labels is not None:
-        wrong = {key for key in wrong if not key.startswith("head.")}
-    if wrong:
-        raise ValueError(
-            f"the model at {name_or_folder} is damaged: {len(wrong)} weights are missing or of another "
-            f"shape, {min(wrong)} first; train or copy it again"
-        )
+        model.set_labels(labels, multi_label=multi_label)
     return model.eval(), processor
+
+
+def _fetched(name: str, revision: str | None, token: str | None) -> Path:
+    """The folder of a Hub's model, without any code that is in it."""
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
 
 
 def model_folder(name_or_folder: str | Path) -> str | Path:
@@ -111,12 +113,6 @@ def save_model(model: DiptychModel, processor: DiptychProcessor, folder: Path) -
                 file.chmod(0o644)  # safetensors files are made for their owner's eyes only
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written: {error}") from error
-
-
-def _require_words(tokenizer: Any) -> None:
-    """Without its file transformers makes a tokenizer that knows no word, and says nothing."""
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise OSError("its tokenizer knows no words: tokenizer.json is missing")
 
 
 def _is_ours(name_or_folder: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,12 @@ from ...fusion import (
     SelfAttentionFusion,
     balance_loss,
 )
+from .checks import check_weights
 from .config import DiptychConfig
 from .losses import ClassLoss
+
+_FORMAT_3 = {r"^alignment\.log_scale$": "alignment.logit_scale"}
+"""Weights that formats 1 to 3 have by other names."""
 
 Fusion = CrossModalFusion | SelfAttentionFusion | BilinearFusion | ConcatFusion | MLPFusion
 
@@ -71,7 +75,8 @@ class DiptychModel(PreTrainedModel):
     config_class = DiptychConfig
     base_model_prefix = "diptych"
     main_input_name = "pixel_values"
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
+    _keys_to_ignore_on_load_unexpected = [r"^half_heads\."]  # noqa: RUF012  of format 1
     _supports_sdpa = True
 
     def __init__(self, config: DiptychConfig) -> None:
@@ -111,11 +116,13 @@ class DiptychModel(PreTrainedModel):
         """Logits of each row.
 
         Args:
-            pixel_values: (batch, 3, height, width), normalised; absent rows may hold anything.
-            input_ids: (batch, words), real words first.
-            attention_mask: (batch, words), 1 = a real word.
+            pixel_values: (batch, 3, height, width), normalised; absent rows may hold anything. Without them, or their
+                features, no row has an image.
+            input_ids: (batch, words), padded on either side. Without them, or their features, no row has a text.
+            attention_mask: (batch, words), 1 = a real word; if not given, what is not padding. A row without a
+                real word has no text.
             image_present: (batch,), False in rows without an image; all are there if not given.
-            text_present: (batch,), likewise.
+            text_present: (batch,), False in rows without a text; all are there if not given.
             labels: (batch,), class indices, for a loss; (batch, classes), 1 or 0, if the model is multi-label.
             image_ids: (batch,), equal where images are: such rows are no contrast to each other.
             text_ids: (batch,), likewise of texts.
@@ -127,8 +134,17 @@ class DiptychModel(PreTrainedModel):
             return_dict: False gives a tuple without what is None.
         """
         # Tokens (batch, regions, dim) and (batch, words, dim)
-        image = self.image_encoder(pixel_values, image_present, features=image_features)
-        text = self.text_encoder(input_ids, attention_mask, text_present, features=text_features)
+        image, text = self.encode(
+            {
+                "pixel_values": pixel_values,
+                "image_features": image_features,
+                "image_present": image_present,
+                "input_ids": input_ids,
+                "text_features": text_features,
+                "attention_mask": attention_mask,
+                "text_present": text_present,
+            }
+        )
         output = self.fuse(
             image,
             text,
@@ -145,17 +161,25 @@ class DiptychModel(PreTrainedModel):
         """Tokens (batch, regions, dim) and (batch, words, dim) of a batch as `Collate` gives it.
 
         Args:
-            batch: Of the tensors that `forward` takes by name, those of both halves.
+            batch: Of the tensors that `forward` takes by name, those of both modalities; a modality of which there
+                are none is absent in all rows.
+
+        Raises:
+            ValueError: There are tensors of neither, or not the rows that are said to be present.
         """
-        image = self.image_encoder(
-            batch.get("pixel_values"), batch["image_present"], features=batch.get("image_features")
-        )
-        text = self.text_encoder(
-            batch.get("input_ids"),
-            batch["attention_mask"],
-            batch["text_present"],
-            features=batch.get("text_features"),
-        )
+        pixels, image_features = batch.get("pixel_values"), batch.get("image_features")
+        ids, text_features = batch.get("input_ids"), batch.get("text_features")
+        given = [tensor for tensor in (pixels, image_features, ids, text_features) if tensor is not None]
+        if not given:
+            raise ValueError("there is neither an image nor a text: give pixel_values, input_ids or both")
+        none = torch.zeros(len(given[0]), dtype=torch.bool, device=given[0].device)
+        image_present, text_present = batch.get("image_present"), batch.get("text_present")
+        if image_present is None and pixels is None and image_features is None:
+            image_present = none
+        if text_present is None and ids is None and text_features is None:
+            text_present = none
+        image = self.image_encoder(pixels, image_present, features=image_features)
+        text = self.text_encoder(ids, batch.get("attention_mask"), text_present, features=text_features)
         return image, text
 
     def fuse(
@@ -255,6 +279,14 @@ class DiptychModel(PreTrainedModel):
             )
         return self.alignment
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The text trunk's embeddings of word pieces."""
+        return self.text_encoder.trunk.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the text trunk's embeddings of word pieces."""
+        self.text_encoder.trunk.set_input_embeddings(value)
+
     def parts(self) -> list[Part]:
         """Every parameter once, ordered from the input up: the trunks' parts, then what always trains."""
         parts: list[Part] = [(f"image.{name}", modules) for name, modules in self.image_encoder.parts()]
@@ -265,15 +297,44 @@ class DiptychModel(PreTrainedModel):
         check_partition(self, parts)
         return parts
 
+    def set_labels(self, labels: Sequence[str], *, multi_label: bool = False) -> None:
+        """Give the model a head for these classes: those that it knows by name keep their weights, others are new.
+
+        Args:
+            labels: In the order of the logits; none for a model without classes.
+            multi_label: Whether a row may have any number of them.
+
+        Raises:
+            ValueError: A label stands twice.
+        """
+        known = {} if self.head is None else {name: index for index, name in enumerate(self.config.labels)}
+        before = self.head
+        self.config.set_labels(labels, multi_label=multi_label)
+        self.class_loss = ClassLoss(multi_label=multi_label)
+        self.head = nn.Linear(self.fusion.out_dim, len(labels)).to(self.device) if labels else None
+        if self.head is None:
+            return
+        self._init_weights(self.head)
+        with torch.no_grad():
+            for index, name in enumerate(labels):
+                if before is not None and name in known:
+                    self.head.weight[index] = before.weight[known[name]]
+                    self.head.bias[index] = before.bias[known[name]]
+
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a saved model: arguments as for any transformers model. Its trunks count as pretrained."""
-        kwargs.setdefault("dtype", torch.float32)
-        kwargs.setdefault("key_mapping", {r"^alignment\.log_scale$": "alignment.logit_scale"})  # of formats 1 to 3
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        """Load a saved model: arguments as for any transformers model. Its trunks count as pretrained.
+
+        Raises:
+            ValueError: Weights are missing, left over, of another shape, or not finite.
+        """
+        kwargs = {"dtype": torch.float32, "use_safetensors": True, "key_mapping": _FORMAT_3} | kwargs
+        with_info = kwargs.pop("output_loading_info", False)
+        ours = kwargs.pop("ignore_mismatched_sizes", None)
+        model, info = super().from_pretrained(*args, **kwargs, output_loading_info=True, ignore_mismatched_sizes=True)
+        check_weights(model, info | ({"mismatched_keys": (), "missing_keys": ()} if ours else {}))
         model.image_encoder.pretrained = model.text_encoder.pretrained = True
-        return loaded
+        return (model, info) if with_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Save the model: arguments as for any transformers model. Weights have the names that they have in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
 import pytest
@@ -320,5 +321,34 @@ def test_features_stand_in_for_what_they_were_encoded_from(tiny):
     torch.testing.assert_close(found.logits, model(**batch).logits)
     with pytest.raises(ValueError, match="an encoder needs its input or, in place of it, its features"):
         model(**there, text_features=text)
-    with pytest.raises(ValueError, match="there is no attention_mask"):
-        model(pixel_values=batch["pixel_values"])
+    with pytest.raises(ValueError, match="there is no attention_mask: give one beside text features"):
+        model(text_features=text)
+
+
+def test_a_modality_of_which_nothing_is_given_is_absent(tiny):
+    model, processor = tiny
+    batch = processor([picture("red"), picture("blue")], ["a red shirt", "a blue shoe left"])
+    pixels, words = batch["pixel_values"], batch["input_ids"]
+    nobody = torch.tensor([False, False])
+    by_text = model(**batch | {"image_present": nobody}).logits
+    torch.testing.assert_close(model(input_ids=words).logits, by_text)  # the mask is what is not padding
+    torch.testing.assert_close(model(input_ids=words, attention_mask=batch["attention_mask"]).logits, by_text)
+    by_image = model(**batch | {"text_present": nobody}).logits
+    torch.testing.assert_close(model(pixel_values=pixels).logits, by_image)
+    empty = batch["attention_mask"].clone()
+    empty[0] = 0
+    found = model(**batch | {"attention_mask": empty}).logits
+    torch.testing.assert_close(found[0], by_image[0])
+    torch.testing.assert_close(found[1], model(**batch).logits[1])
+    with pytest.raises(ValueError, match="there is neither an image nor a text: give pixel_values, input_ids or both"):
+        model()
+
+
+def test_linear_layers_are_quantized_on_the_fly_by_torch(tiny):
+    model, processor = tiny
+    batch = batch_of(processor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about its own future
+        quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        found = quantized(**batch).logits
+    torch.testing.assert_close(found, model(**batch).logits, atol=0.2, rtol=0)

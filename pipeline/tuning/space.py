@@ -20,8 +20,8 @@ class Freezing:
 
     Attributes:
         image: How many of the image trunk, from the top; None for all.
-        text: Likewise of the text trunk.
-        learned: Whether any of them was learned before, and goes by the encoders' learning rate.
+        text: How many of the text trunk, from the top; None for all.
+        learned: Whether any of them is pretrained, and trains at the encoders' learning rate.
     """
 
     image: int | None
@@ -32,8 +32,8 @@ class Freezing:
     def name(self) -> str:
         """`frozen`, or the parts of each trunk, such as `image 2, text 4`."""
         counts = {"image": self.image, "text": self.text}
-        told = [f"{trunk} {'all' if count is None else count}" for trunk, count in counts.items() if count != 0]
-        return ", ".join(told) or "frozen"
+        trained = [f"{trunk} {'all' if count is None else count}" for trunk, count in counts.items() if count != 0]
+        return ", ".join(trained) or "frozen"
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Space:
     def described(self) -> dict[str, list[Any]]:
         """The names of what is searched; of a rate the least and greatest, of others all there are."""
         choices = {"fusion": list(self.fusions), "freezing": [freezing.name for freezing in self.freezings]}
-        return {name: found for name, found in choices.items() if len(found) > 1} | {
+        return {name: values for name, values in choices.items() if len(values) > 1} | {
             name: list(limits)
             for name, limits in self.rates.items()
             if name == "learning_rate" or any(freezing.learned for freezing in self.freezings)
         }
 
     def first(self) -> dict[str, Any]:
-        """What training does by itself, or comes closest to it: the first trial, that others are compared with."""
+        """What training does by default, or comes closest to it: the first trial, that others are compared with."""
         wanted = {"fusion": "cross-modal", "freezing": self.freezings[0].name}
         return self.choose(
             lambda name, choices: wanted[name] if wanted[name] in choices else choices[0],
@@ -77,27 +77,26 @@ class Space:
             draw: Chooses by name between two limits.
         """
         described = self.described()
-        found: dict[str, Any] = {
+        chosen: dict[str, Any] = {
             name: pick(name, described[name]) for name in ("fusion", "freezing") if name in described
         }
         for name, limits in self.rates.items():
-            if name == "learning_rate" or self.freezing(found).learned:
-                found[name] = float(f"{draw(name, limits):.3g}")
-        return found
+            if name == "learning_rate" or self.freezing(chosen).learned:
+                chosen[name] = float(f"{draw(name, limits):.3g}")
+        return chosen
 
     def freezing(self, parameters: Mapping[str, Any]) -> Freezing:
         """Which parts train in a trial."""
-        return next(one for one in self.freezings if one.name == parameters.get("freezing", self.freezings[0].name))
+        name = parameters.get("freezing", self.freezings[0].name)
+        return next(freezing for freezing in self.freezings if freezing.name == name)
 
     def options(self, parameters: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
         """The options of `train` for a trial: those that are `fixed`, and its parameters."""
         freezing = self.freezing(parameters)
-        found = {**fixed, "unfreeze_image": freezing.image, "unfreeze_text": freezing.text}
-        found |= {name: parameters[name] for name in RATES if name in parameters}
+        options = {**fixed, "unfreeze_image": freezing.image, "unfreeze_text": freezing.text}
+        options |= {name: parameters[name] for name in RATES if name in parameters}
         fusion = parameters.get("fusion", self.fusions[0] if self.fusions else None)
-        if fusion is not None:
-            found["architecture"] = {**(fixed.get("architecture") or {}), "fusion": fusion}
-        return found
+        return options if fusion is None else {**options, "fusion": fusion}
 
 
 def space_of(
@@ -117,14 +116,14 @@ def space_of(
     Raises:
         ValueError: An option doesn't go with the others, or nothing is left.
     """
-    architecture = options.get("architecture") or {}
+    model = {**(options.get("architecture") or {}), **options}
     own = (
         f"the model {options['model']} has its own"
         if options.get("model") is not None
         else "to align reads none"
         if options.get("objective") == "align"
-        else "architecture fixes one"
-        if architecture.get("fusion") is not None
+        else f"fusion is {model['fusion']}"
+        if model.get("fusion") is not None
         else None
     )
     if fusions is not None and own:
@@ -135,7 +134,7 @@ def space_of(
     if fusions is not None and not fusions:
         raise ValueError(f"fusions is empty; choose from {', '.join(FUSIONS)}")
     if own is None and fusions is None:  # a pattern is one of self-attention's
-        fusions = FUSIONS if architecture.get("pattern", "dense") in (None, "dense") else ("self-attention",)
+        fusions = FUSIONS if model.get("pattern", "dense") in (None, "dense") else ("self-attention",)
 
     def counts(encoder: Encoder, name: str) -> list[int | None]:
         if name in options:
@@ -148,7 +147,7 @@ def space_of(
         for t in counts(text, "unfreeze_text")
     ]
     if any(options.get(name, 1) != 1 for name in ("unfreeze_at", "layer_decay")):  # they go with parts that train
-        freezings = [one for one in freezings if one.image != 0 or one.text != 0] or freezings
+        freezings = [freezing for freezing in freezings if freezing.name != "frozen"] or freezings
     rates = {name: limits for name, limits in RATES.items() if options.get(name) is None}
     space = Space(rates, tuple(dict.fromkeys(fusions or ())), freezings)
     if not space.described():

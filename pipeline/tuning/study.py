@@ -20,7 +20,7 @@ RANDOM_TRIALS = 6
 
 
 UNPRUNED_TRIALS = 3
-"""Trials that must have come to their end before others are cut short."""
+"""Trials that must have ended before others are cut short."""
 
 
 def suggest(sweep: Sweep, space: Space, seed: int) -> dict[str, Any] | None:
@@ -48,9 +48,9 @@ def suggest(sweep: Sweep, space: Space, seed: int) -> dict[str, Any] | None:
 
 
 def is_hopeless(trial: Trial, sweep: Sweep, space: Space) -> bool:
-    """Whether the best epoch of a trial so far is below the median of those that came to their end, after as many.
+    """Whether the best epoch of a trial so far is below the median of the ended ones after as many epochs.
 
-    After one epoch nothing is said yet.
+    Never after its first epoch.
     """
     import optuna
 
@@ -83,10 +83,10 @@ def frozen_trial(trial: Trial, space: Space) -> optuna.trial.FrozenTrial:
             ranges[name] = optuna.distributions.CategoricalDistribution(described[name])
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState[states[trial.state]],
-        value=trial.figure if trial.state == "done" else None,
+        value=trial.metric if trial.state == "done" else None,
         params=trial.parameters,
         distributions=ranges,
-        intermediate_values=dict(enumerate(trial.figures, start=1)),
+        intermediate_values=dict(enumerate(trial.metrics, start=1)),
     )
 
 

@@ -1,4 +1,4 @@
-"""`tune.json`: the trials of a sweep, what came of each, and whether the sweep may go on."""
+"""`tune.json`: the trials of a sweep, what came of each, and whether the sweep may be resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Trial:
         number: From 1.
         parameters: What was chosen for it, by name.
         state: `running`, `done`, `pruned` or `failed`.
-        figures: The figure by which trials are compared, of each epoch.
+        metrics: The metric by which trials are compared, of each epoch.
         losses: On the validation rows, of each epoch.
         seconds: Of training, of each epoch.
         reason: Why it failed.
@@ -32,25 +32,25 @@ class Trial:
     number: int
     parameters: dict[str, Any]
     state: str = "running"
-    figures: list[float] = field(default_factory=list)
+    metrics: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     reason: str = ""
 
-    def end_epoch(self, epoch: int, figure: float, loss: float, seconds: float) -> None:
+    def end_epoch(self, epoch: int, metric: float, loss: float, seconds: float) -> None:
         """Keep what an epoch gave, from 1; one that is trained again replaces what it gave, and what came after."""
-        for values, value in ((self.figures, figure), (self.losses, loss), (self.seconds, seconds)):
+        for values, value in ((self.metrics, metric), (self.losses, loss), (self.seconds, seconds)):
             values[epoch - 1 :] = [value]
 
     @property
     def rank(self) -> tuple[float, float]:
-        """By what trials are compared, like epochs: the figure of the best epoch, then its loss."""
-        return max((figure, -loss) for figure, loss in zip(self.figures, self.losses, strict=True))
+        """By what trials are compared, like epochs: the metric of the best epoch, then its loss."""
+        return max((metric, -loss) for metric, loss in zip(self.metrics, self.losses, strict=True))
 
     @property
-    def figure(self) -> float | None:
+    def metric(self) -> float | None:
         """Of its best epoch; None if none was ended."""
-        return self.rank[0] if self.figures else None
+        return self.rank[0] if self.metrics else None
 
 
 @dataclass
@@ -59,14 +59,14 @@ class Sweep:
 
     Attributes:
         folder: With `tune.json`, the best model in `model/` and the runs in `trials/`.
-        identity: What must be the same for it to go on, by name.
-        figure: The name of the figure by which trials are compared.
+        identity: What must be the same for it to be resumed, by name.
+        metric: The name of the metric by which trials are compared.
         trials: In the order in which they began.
     """
 
     folder: Path
     identity: dict[str, Any]
-    figure: str
+    metric: str
     trials: list[Trial] = field(default_factory=list)
 
     @property
@@ -82,7 +82,7 @@ class Sweep:
         """The sweep as JSON holds it."""
         best = self.best
         return {
-            "figure": self.figure,
+            "metric": self.metric,
             "best": None if best is None else best.number,
             "identity": self.identity,
             "trials": [asdict(trial) for trial in self.trials],
@@ -91,7 +91,7 @@ class Sweep:
     def save(self) -> None:
         """Write `tune.json`, whole or not at all; then keep, of all that trials have saved, what is still needed.
 
-        That is the best model, in `model/`, and what a trial that is running can go on from.
+        That is the best model, in `model/`, and what a trial that is running can be resumed from.
 
         Raises:
             OSError: Something cannot be written.
@@ -122,8 +122,10 @@ def read_sweep(folder: Path) -> Sweep | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        trials = [Trial(**trial) for trial in found["trials"]]
-        return Sweep(folder, found["identity"], found["figure"], trials)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        trials = [Trial(**trial) for trial in record["trials"]]
+        return Sweep(folder, record["identity"], record["metric"], trials)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the record of a sweep ({error}); choose another --out") from error
+        raise ValueError(
+            f"{path} is not the record of a sweep that this version can resume ({error}); choose another --out"
+        ) from error

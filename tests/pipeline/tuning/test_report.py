@@ -11,7 +11,6 @@ from diptych.pipeline.runtime.choices import FUSIONS
 from diptych.pipeline.tuning.report import draw_picture, sweep_text, trial_text, write_table
 from diptych.pipeline.tuning.space import RATES, Freezing, Space
 from diptych.pipeline.tuning.trials import Sweep, Trial
-from PIL import Image
 
 FREEZINGS = (Freezing(0, 0, False), Freezing(0, 2, True))
 SPACE = Space(RATES, FUSIONS, FREEZINGS)
@@ -90,22 +89,18 @@ def test_the_picture_shows_each_parameter(tmp_path, count, space, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as that of a layout that did not fit
         draw_picture(found, space, tmp_path / "trials.png")
-    assert Image.open(tmp_path / "trials.png").size[0] >= 900
-    top, *below = drawn[0].axes
-    assert top.get_ylabel() == "mean average precision"
-    assert top.get_xlabel() == "trial"
-    assert [axes.get_xlabel() for axes in below] == [name.replace("_", " ") for name in space.described()]
-    steps = [line for line in top.lines if line.get_drawstyle() == "steps-post"]
-    assert list(steps[0].get_ydata()) == ([0.6, 0.6] if count == 1 else [0.6, 0.7, 0.7])
-    dots = [line for line in top.lines if line.get_marker() == "o" and line.get_fillstyle() == "full"]
-    assert [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in dots] == [
-        (1, 0.6),
-        (2, 0.7),
-        (3, 0.4),
-    ][: len(dots)]
-    assert len(dots) == min(count, 3)
-    crosses = [line for line in top.lines if line.get_marker() == "x"]
-    assert len(crosses) == (count == 4)
+    assert (tmp_path / "trials.png").stat().st_size > 0
+    first, *others = drawn[0].axes
+    assert first.get_ylabel() == "mean average precision"
+    assert [axes.get_xlabel() for axes in drawn[0].axes] == ["trial", *(n.replace("_", " ") for n in space.described())]
+    assert {axes.get_xlabel() for axes in others if axes.get_xscale() == "log"} == {
+        name.replace("_", " ") for name in space.rates
+    }
+    dots = [line for line in first.lines if line.get_fillstyle() == "full"]
+    expected = [(1, 0.6, 1.0), (2, 0.7, 1.0), (3, 0.4, 0.35)]  # the third was pruned, the fourth failed
+    assert [(line.get_xdata()[0], line.get_ydata()[0], line.get_alpha()) for line in dots] == expected[:count]
+    [ring] = [line for line in first.lines if line.get_fillstyle() == "none"]
+    assert ring.get_ydata()[0] == (0.6 if count == 1 else 0.7)
 
 
 def test_a_sweep_in_which_nothing_came_to_its_end_is_drawn_too(tmp_path):

@@ -49,7 +49,7 @@ def test_the_first_trial_is_what_training_does_by_itself():
         "learning_rate": TrainConfig.learning_rate,
         "unfreeze_image": TrainConfig.unfreeze_image,
         "unfreeze_text": TrainConfig.unfreeze_text,
-        "architecture": {"fusion": "cross-modal"},
+        "fusion": "cross-modal",
     }
     assert space(fusions=["mlp", "bilinear"]).first()["fusion"] == "mlp"
 
@@ -64,7 +64,7 @@ def test_every_trial_is_in_the_space_and_has_a_rate_for_what_was_learned(seed):
             assert float(f"{parameters[name]:.3g}") == parameters[name]
     assert ("encoder_learning_rate" in parameters) == (parameters["freezing"] != "frozen")
     options = whole.options(parameters, {"architecture": {"hidden_size": 16}, "seed": 3})
-    assert options["architecture"] == {"hidden_size": 16, "fusion": parameters["fusion"]}
+    assert (options["architecture"], options["fusion"]) == ({"hidden_size": 16}, parameters["fusion"])
     told = {"frozen": (0, 0), "text 2": (0, 2), "image 2": (2, 0), "image 2, text 2": (2, 2)}
     assert (options["unfreeze_image"], options["unfreeze_text"]) == told[parameters["freezing"]]
     assert options["seed"] == 3
@@ -78,6 +78,7 @@ def test_every_trial_is_in_the_space_and_has_a_rate_for_what_was_learned(seed):
         ({"unfreeze_image": 0, "unfreeze_text": 0}, {"freezing", "encoder_learning_rate"}),
         ({"unfreeze_image": None, "unfreeze_text": 3}, {"freezing"}),
         ({"architecture": {"fusion": "mlp"}}, {"fusion"}),
+        ({"fusion": "mlp"}, {"fusion"}),
         ({"architecture": {"pattern": "global"}}, {"fusion"}),
         ({"fusions": ["concat"]}, {"fusion"}),
         ({"model": "runs/aligned"}, {"fusion"}),
@@ -97,10 +98,11 @@ def test_what_an_option_fixes_is_not_searched(options, gone):
 
 
 def test_the_fusion_that_is_fixed_is_the_one_that_is_trained():
-    assert space(fusions=["concat"]).options({}, {})["architecture"] == {"fusion": "concat"}
-    fixed = {"architecture": {"pattern": "global", "fusion": None}}
-    assert space(**fixed).options({}, fixed)["architecture"] == {"pattern": "global", "fusion": "self-attention"}
-    assert "architecture" not in space(model="runs/aligned").options({}, {"model": "runs/aligned"})
+    assert space(fusions=["concat"]).options({}, {})["fusion"] == "concat"
+    for fixed in ({"architecture": {"pattern": "global", "fusion": None}}, {"pattern": "global"}):
+        assert space(**fixed).options({}, fixed) | fixed == space(**fixed).options({}, fixed)
+        assert space(**fixed).options({}, fixed)["fusion"] == "self-attention"
+    assert "fusion" not in space(model="runs/aligned").options({}, {"model": "runs/aligned"})
 
 
 def test_half_of_what_freezes_may_be_fixed():
@@ -129,7 +131,7 @@ def test_options_of_parts_that_train_leave_out_what_freezes_all():
         ({"fusions": []}, "fusions is empty; choose from"),
         ({"fusions": ["mlp"], "model": "runs/a"}, "fusions is mlp, but the model runs/a has its own: leave it out"),
         ({"fusions": ["mlp"], "objective": "align"}, "but to align reads none"),
-        ({"fusions": ["mlp"], "architecture": {"fusion": "mlp"}}, "but architecture fixes one"),
+        ({"fusions": ["mlp"], "architecture": {"fusion": "mlp"}}, "but fusion is mlp"),
         (
             {"fusions": ["mlp"], "learning_rate": 1e-3, "unfreeze_image": 0, "unfreeze_text": 0},
             "nothing is left to search",

@@ -46,9 +46,9 @@ def test_the_best_is_that_of_the_best_epoch_then_of_the_lower_loss(tmp_path):
 def test_an_epoch_that_is_trained_again_counts_once():
     one = trial(1, 0.5, 0.6, 0.7, state="running")
     one.end_epoch(2, 0.65, 0.4, 3.0)
-    assert (one.figures, one.losses, one.seconds) == ([0.5, 0.65], [1.0, 0.4], [2.0, 3.0])
+    assert (one.metrics, one.losses, one.seconds) == ([0.5, 0.65], [1.0, 0.4], [2.0, 3.0])
     one.end_epoch(3, 0.6, 0.5, 3.0)
-    assert one.figure == 0.65
+    assert one.metric == 0.65
 
 
 def test_what_is_saved_is_read_again(tmp_path):
@@ -59,7 +59,7 @@ def test_what_is_saved_is_read_again(tmp_path):
     assert read_sweep(tmp_path / "trials") is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"trials": []}', '{"trials": [{}], "identity": {}, "figure": ""}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"trials": []}', '{"trials": [{}], "identity": {}, "metric": ""}'])
 def test_a_record_that_is_none_is_said(tmp_path, content):
     (tmp_path / "tune.json").write_text(content)
     with pytest.raises(ValueError, match=r"tune.json is not the record of a sweep .*; choose another --out"):
@@ -73,7 +73,7 @@ def test_only_the_best_model_stays_and_what_a_running_trial_needs(tmp_path):
     assert kept(tmp_path) == "1"
     assert left(found, first) == left(found, second) == ["run.json"]
     assert left(found, third) == ["checkpoints", "model", "run.json"]
-    third.state, third.figures = "done", [0.6]
+    third.state, third.metrics = "done", [0.6]
     found.save()
     assert kept(tmp_path) == "3"
     assert left(found, third) == ["run.json"]
@@ -89,7 +89,7 @@ def test_a_folder_left_between_two_renames_is_put_right(tmp_path, renames, monke
 
     found = sweep(tmp_path, trial(1, 0.5), trial(2, 0.4, state="running"))
     found.save()
-    found.trials[1].state, found.trials[1].figures = "done", [0.6]
+    found.trials[1].state, found.trials[1].metrics = "done", [0.6]
     original, done = type(tmp_path).rename, []
 
     def rename(path, target):

@@ -112,7 +112,7 @@ def states(found):
 def test_trials_differ_and_only_the_best_model_is_kept(runs, sweep, tmp_path):
     found = sweep(trials=8, seed=3)
     best = found["trials"][found["best"] - 1]
-    assert best["figures"][-1] == max(t["figures"][-1] for t in found["trials"] if t["state"] == "done")
+    assert best["metrics"][-1] == max(t["metrics"][-1] for t in found["trials"] if t["state"] == "done")
     assert len({json.dumps(one) for one in parameters(found)}) == 8
     folder = tmp_path / "sweep"
     assert json.loads((folder / "model" / "config.json").read_text()) == best["parameters"]["learning_rate"]
@@ -143,7 +143,7 @@ def test_a_trial_below_the_median_is_cut_short(runs, sweep, tmp_path):
     runs.figures = lambda options, epoch: 0.9 if len(runs.options) <= 4 else 0.1
     found = sweep(trials=6)
     assert states(found) == ["done"] * 4 + ["pruned"] * 2
-    assert [len(trial["figures"]) for trial in found["trials"]] == [3, 3, 3, 3, 2, 2]  # after one nothing is said
+    assert [len(trial["metrics"]) for trial in found["trials"]] == [3, 3, 3, 3, 2, 2]  # after one nothing is said
     assert not (tmp_path / "sweep" / "trials" / "0005" / "checkpoints").exists()
 
 
@@ -238,7 +238,7 @@ def test_names_alone_come_to_an_end(runs, sweep):
 
 def test_a_folder_that_holds_something_else_is_refused(runs, sweep, tmp_path):
     sweep(trials=2)
-    with pytest.raises(ValueError, match=r"holds a sweep, of which 2 trials have ended: go on with --resume"):
+    with pytest.raises(ValueError, match=r"holds a sweep, of which 2 trials have ended: give --resume"):
         sweep(trials=2)
     (tmp_path / "run" / "model").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"run holds model of something else, which a sweep would replace: choose"):
@@ -284,6 +284,19 @@ def test_a_signal_says_how_to_go_on(runs, sweep):
     assert caught.value.code == 130
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"learning_rte": 1e-3}, "there is no option 'learning_rte'; did you mean 'learning_rate'"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_refused_before_the_first_trial(runs, sweep, options, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(**options)
+    assert not runs.options
+
+
 def test_without_optuna_it_says_what_to_install(sweep, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ValueError, match=r"needs Optuna, which is not installed: pip install 'diptych\[tune\]'"):
@@ -315,7 +328,7 @@ def test_real_runs_are_tried_and_the_best_is_kept(sweep, pairs, tmp_path):
     kept, _ = load_model(tmp_path / "sweep")
     assert kept.config.fusion == parameters(found)[found["best"] - 1]["fusion"]
     records = [read_record(tmp_path / "sweep" / "trials" / name) for name in ("0001", "0002")]
-    assert [record["best"]["accuracy"] for record in records] == [trial["figures"][0] for trial in found["trials"]]
+    assert [record["best"]["accuracy"] for record in records] == [trial["metrics"][0] for trial in found["trials"]]
     assert [record["run"]["learning_rate"] for record in records] == [p["learning_rate"] for p in parameters(found)]
     assert sum(line.startswith("data: ") for line in said) == 1  # which is the same for all
 
@@ -347,7 +360,7 @@ def test_a_sweep_from_the_command_line_and_the_command_that_it_ends_with(table, 
     assert load_model(out)[0].config.fusion in ("mlp", "concat")
     assert 0 <= evaluate(out, table, quiet=True)["accuracy"] <= 1
     best = read_sweep(out).best
-    assert read_record(out / "trials" / f"{best.number:04d}")["best"]["accuracy"] == best.figure
+    assert read_record(out / "trials" / f"{best.number:04d}")["best"]["accuracy"] == best.metric
     words = [str(tmp_path / "again") if word == "OUT" else word for word in shlex.split(again)[1:]]
     assert CliRunner().invoke(app, words).exit_code == 0
     ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (out, tmp_path / "again"))

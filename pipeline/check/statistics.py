@@ -51,6 +51,8 @@ def figures(facts: Facts, names: Sequence[Any], *, unit: str, max_length: int | 
             "smallest": size(0),
             "median": size(len(sizes) // 2),
             "largest": size(-1),
+            # of its area, median: what the largest square in its middle holds
+            "in_crop": round(float(np.median(sizes.min(axis=1) / sizes.max(axis=1))), 4) if len(sizes) else None,
         },
         "texts": {
             "usable": len(lengths),

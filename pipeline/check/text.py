@@ -69,6 +69,10 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[Mapping[st
 
         return cell
 
+    def share(part: Mapping[str, Any]) -> str:
+        seen = part["images"]["in_crop"]
+        return "-" if seen is None else f"{seen:.0%}"
+
     yield "rows", number("rows")
     for status in found["all"]["statuses"]:
         yield f"?  {status}" if status != "ok" else "  ok", number("statuses", status)
@@ -81,6 +85,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[Mapping[st
     if found["all"]["images"]["sizes"] > 1:
         yield "    smallest", number("images", "smallest")
         yield "    largest", number("images", "largest")
+    yield "  seen: all of it; with --image-fit crop", share
     yield "texts, distinct", number("texts", "distinct")
     yield "?  rows that share one", number("texts", "rows_sharing")
     yield f"  {found['all']['texts']['unit']}, median", number("texts", "median")

@@ -81,6 +81,7 @@ def test_figures_of_a_few_rows():
     images, texts, labels = found["images"], found["texts"], found["labels"]
     assert (images["usable"], images["distinct"], images["sizes"]) == (4, 3, 3)
     assert (images["smallest"], images["median"], images["largest"]) == ([1, 2], [4, 8], [4, 8])
+    assert images["in_crop"] == 0.5
     assert (texts["shortest"], texts["median"], texts["longest"], texts["too_long"]) == (1, 3, 4, 2)
     assert (labels["missing"], labels["classes"], labels["single"]) == (1, 2, ["b"])
     assert (labels["largest"], labels["smallest"], labels["imbalance"]) == (["a", 3], ["b", 1], 3)
@@ -93,6 +94,16 @@ def test_tiny_and_huge_images_are_counted_from_the_limit():
 
     found = figures(part((15, 99), (99, 15), (16, 16), (5000, 5000), (5001, 5000)), [], unit="words", max_length=None)
     assert (found["images"]["tiny"], found["images"]["huge"]) == (2, 1)
+
+
+def test_what_a_cut_from_the_middle_would_show_is_said():
+    def seen(*sizes):
+        ones = np.arange(1, len(sizes) + 1, dtype=np.uint64)
+        part = Facts(ones, ones, np.array(sizes, dtype=np.uint64).reshape(-1, 2), ones, np.full(len(sizes), -1))
+        return figures(part, [], unit="words", max_length=None)["images"]["in_crop"]
+
+    assert (seen((400, 100)), seen((60, 80)), seen((9, 9)), seen()) == (0.25, 0.75, 1.0, None)
+    assert seen((400, 100), (60, 80), (80, 60)) == 0.75
 
 
 @given(PARTS)

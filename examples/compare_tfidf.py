@@ -36,8 +36,8 @@ def main() -> None:
     truth = np.asarray(label_values(test, label))
 
     baseline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=1000))
-    baseline.fit(list(train.rows[columns.text]), label_values(train, label))
-    by_text = baseline.predict(list(test.rows[columns.text])) == truth
+    baseline.fit(list(train.rows.values(str(columns.text))), label_values(train, label))
+    by_text = baseline.predict(list(test.rows.values(str(columns.text)))) == truth
 
     classify = ImageTextClassifier.from_pretrained(options.model)
     predictions = classify.stream(test.rows, columns=columns, folder=test.folder, batch_size=64)

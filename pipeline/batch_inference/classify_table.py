@@ -17,8 +17,9 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from ..data.columns import _names, _stream_columns, _table_columns
-from ..data.csv_jsonl import CsvRows, JsonRows
+from ..data.csv_rows import CsvRows
+from ..data.options import Reading
+from ..data.read import require_some, settle
 from ..data.rows import STATUSES, BadRow, Columns
 from ..data.splits import pick_split
 from ..data.tables import Table, load_tables, read_json_lines, readable
@@ -42,8 +43,6 @@ def classify_table(
     *,
     model: str | Path,
     split: str | None = None,
-    image_column: str | None = None,
-    text_column: str | None = None,
     on_bad_row: str = "mask",
     batch_size: int | None = None,
     workers: int | None = None,
@@ -54,6 +53,7 @@ def classify_table(
     overwrite: bool = False,
     say: Callable[[str], None] = print,
     quiet: bool = False,
+    **reading: Any,
 ) -> dict[str, int]:
     """Classify rows as they are read and write them as they are classified, in order; no table is held.
 
@@ -66,9 +66,6 @@ def classify_table(
             has no suffix; `-` for JSON lines to standard output.
         model: A run's folder, a model's folder or a Hub id.
         split: Which split, if the data has several.
-        image_column: The image column, if it cannot be told by its features and name. If only one
-            of the two columns is named, and the other cannot be told, there is none.
-        text_column: The text column, likewise.
         on_bad_row: As for calling an `ImageTextClassifier`.
         batch_size: As for calling an `ImageTextClassifier`.
         workers: As for calling an `ImageTextClassifier`.
@@ -80,6 +77,7 @@ def classify_table(
         overwrite: Replace what an earlier run has written to `out`.
         say: What to do with each line that tells how it goes.
         quiet: Show no progress bar.
+        **reading: Fields of `Reading`, such as `image_column`.
 
     Returns:
         The number of rows by status, `ok` first, the most severe last; nothing in all processes but the main one.
@@ -113,8 +111,8 @@ def classify_table(
             )
         if fast is not None and _is_stream(data):
             raise ValueError(f"- can be read once: for {fast}, which is compared on its first rows, give --data a file")
-        table, columns = _open(data, split, image_column, text_column, say)
         classifier = ImageTextClassifier.from_pretrained(model, device=str(state.device) if team.count > 1 else None)
+        table, columns = _open(data, split, Reading(**reading), say)
         if fast is not None:
             rows = partial(readable, table.rows, table.name)
             use_fast_path(classifier, fast, rows, columns, table.folder, batch_size=batch_size, say=say)
@@ -135,6 +133,9 @@ def classify_table(
         others["contributions"] = contributions
         with contextlib.closing(parts):
             counts = _into_parts(job, parts, team, begin, partial(states_of, data), say=aloud, quiet=quiet)
+    columns, lost = job.columns, {"image_missing", "both_missing"}
+    if counts and columns.image is not None and set(counts) <= lost:  # of a stream, into which nobody looks ahead
+        say(f"warning: no row had an image in {columns.image!r}, so that texts alone told the labels")
     by_status = {status: counts[status] for status in reversed(STATUSES) if counts[status] or status == "ok"}
     shown = ", ".join(f"{count} {status}" for status, count in by_status.items())
     say(f"{sum(counts.values())} rows: {shown}; {out}")
@@ -289,35 +290,39 @@ def _is_stream(data: Any) -> bool:
     return isinstance(data, (str, Path)) and data == "-"
 
 
-def _open(
-    data: Any, split: str | None, image_column: str | None, text_column: str | None, say: Callable[[str], None]
-) -> tuple[Table, Columns]:
-    """The table and its columns, which are said."""
-    absent: list[str] = []
+def _open(data: Any, split: str | None, reading: Reading, say: Callable[[str], None]) -> tuple[Table, Columns]:
+    """The table and its columns, which are printed."""
     if _is_stream(data):  # bytes: a line that is no text is a bad row as well
         table = read_json_lines(getattr(sys.stdin, "buffer", sys.stdin))
-        columns = _stream_columns(table, image_column, text_column)
     else:
-        table = pick_split(load_tables(data, streaming=True), split)
-        columns = _table_columns(table, image_column, text_column)
-        absent = [name for name in (columns.image, columns.text) if name and name not in _names(table)]
-    say(f"columns: {columns}{''.join(f'; there is no column {name!r}' for name in absent)}")
+        how = {"config": reading.config, "revision": reading.revision}
+        table = pick_split(load_tables(data, streaming=True, say=say, **how), split)
+    try:
+        columns, table = settle(table, reading, need_label=False, say=say)
+    except ValueError:
+        # the first row of a stream may lack what the next one has
+        if table.rows.again or not ({"image", "text"} & set(table.names) or not table.names):
+            raise
+        image, text = reading.image_column or "image", reading.text_column or "text"
+        columns = Columns(None if reading.text_only else image, None if reading.image_only else text)
+        say(f"columns: {columns}")
+    if table.rows.by_number:
+        require_some(table, columns)
     return table, columns
 
 
 def _column_types(table: Table, *, every: bool) -> dict[str, Any] | None:
     """The columns of the output and their types; None for a stream, of which nothing can be read ahead.
 
-    Features tell them. Of lines, `every` one is read, or the first thousand: for parquet a type must suit all values,
-    and a part that finds another one after hours is too late.
+    Features tell them. Of other rows, `every` one is read, or the first thousand: for parquet a type must suit all
+    values, and a part that finds another one after hours is too late.
     """
-    features = getattr(table.rows, "features", None)
-    if features:
-        return output_row(types_of_features(features), dict.fromkeys(Prediction.__annotations__, pa.string()))  # type: ignore[arg-type]
-    if not isinstance(table.rows, (CsvRows, JsonRows)):
+    if table.features:
+        return output_row(types_of_features(table.features), dict.fromkeys(Prediction.__annotations__, pa.string()))  # type: ignore[arg-type]
+    if not table.rows.by_number:
         return None
     nothing: Any = dict.fromkeys(Prediction.__annotations__)
-    rows = islice(table.rows, None if every and isinstance(table.rows, JsonRows) else 1000)  # CSV is text anyway
+    rows = islice(table.rows, None if every and not isinstance(table.rows, CsvRows) else 1000)  # CSV is text anyway
     return types_of_rows(output_row(row, nothing) for row in rows)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, count, islice
 from typing import Any
 
-import datasets
-
 from .parts import Parts
 
 
@@ -20,24 +18,15 @@ class RowCursor:
     """
 
     def __init__(self, rows: Any, wanted: Callable[[int], bool]) -> None:
-        self._whole = rows if isinstance(rows, datasets.Dataset) else None
-        self._rows = iter(rows.only(wanted) if hasattr(rows, "only") else () if self._whole is not None else rows)
-        self._at = 0
+        self._rows = iter(rows.only(wanted) if hasattr(rows, "only") else rows)
 
     def take(self, most: int) -> Iterator[Any]:
         """The next `most` rows, or as many as are left; to be read to their end before the next piece."""
-        if self._whole is None:
-            return islice(self._rows, most)
-        start, passed = self._at, self.skip(most)
-        return iter(self._whole.select(range(start, start + passed)) if passed else ())  # it cannot select none
+        return islice(self._rows, most)
 
     def skip(self, most: int) -> int:
         """Pass over the next `most` rows, or as many as are left; how many there were."""
-        if self._whole is None:
-            return sum(1 for _ in islice(self._rows, most))
-        passed = min(most, len(self._whole) - self._at)
-        self._at += passed
-        return passed
+        return sum(1 for _ in islice(self._rows, most))
 
 
 def write_parts(

@@ -18,7 +18,6 @@ STAND_IN = 0.02
 """Share of a split's rows above which one image or text that they have in common looks like a placeholder."""
 
 ERRORS = (
-    "unreadable_table",
     "no_rows",
     "column_missing",
     "no_images",
@@ -138,10 +137,12 @@ def warnings(checked: Checked) -> Iterator[Finding]:
 def _unusable_halves(split: str, facts: Facts, columns: Columns) -> Iterator[Finding]:
     total = len(facts)
     for half, column, hashes in (("image", columns.image, facts.images), ("text", columns.text, facts.texts)):
+        if column is None:
+            continue
         if column in facts.absent:
             message = f"{split} has no {half} column {column!r}, which other splits have: add or rename it"
             yield Finding("column_missing", split, total, message)
-        elif not hashes.any():
+        if column not in facts.absent and not hashes.any():
             row, _, reason = facts.bad_rows[0]
             reason = reason if len(reason) <= 160 else f"{reason[:80]} ... {reason[-75:]}"
             message = f"{split}: none of the {total:,} {half}s can be used (row {row}: {reason}): is {column!r} the "

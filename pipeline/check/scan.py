@@ -13,10 +13,10 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
-import datasets
 import numpy as np
 
-from ..data.labels import label_text, labels_in
+from ..data.labels import labels_in, one_label
+from ..data.read import has_column, narrow
 from ..data.rows import Columns, read_pair
 from ..data.tables import Table
 
@@ -94,14 +94,9 @@ def read_facts(
         count_tokens: Lengths of texts in tokens; without it they are counted in words.
         progress: Wraps the rows, to show how far it is.
     """
-    features = getattr(table.rows, "features", None)
-    wanted = [name for name in (columns.image, columns.text, columns.label) if name is not None]
-    there = features if features is not None else table.first or {}
-    absent = [name for name in wanted if name not in there]
-    feature = features.get(columns.label) if features is not None else None
-    rows = table.rows
-    if hasattr(rows, "select_columns") and len(absent) < len(wanted):  # the others may be heavy
-        rows = rows.select_columns([name for name in wanted if name not in absent])
+    rows = narrow(table, columns).rows
+    absent = [name for name in (columns.image, columns.text, columns.label) if name and not has_column(table, name)]
+    feature = table.features.get(str(columns.label))
     images, texts, labels, lengths, sizes = array("Q"), array("Q"), array("q"), array("Q"), array("Q")
     statuses: Counter[str] = Counter()
     cut_short = 0
@@ -162,13 +157,10 @@ def label_code(value: Any, feature: Any, vocabulary: dict[Any, int], *, multi_la
             return vocabulary.setdefault(tuple(sorted(labels_in(value, feature))), len(vocabulary))
         except ValueError:
             return ODD_LABEL
-    if isinstance(feature, datasets.ClassLabel):
-        value = feature.names[value] if value is not None and value >= 0 else None
-    if value is None or value != value or value == "":
-        return NO_LABEL
-    if not isinstance(value, (str, int, float)):
-        return ODD_LABEL
-    return vocabulary.setdefault(label_text(value), len(vocabulary))
+    try:
+        return vocabulary.setdefault(one_label(value, feature), len(vocabulary))
+    except ValueError as error:
+        return NO_LABEL if str(error) == "no label" else ODD_LABEL
 
 
 def text_hash(text: str | None) -> int:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..data.options import Reading
 from .command import command, option
-from .options import ImageColumn, LabelColumn, TextColumn
 from .terminal import Show
 
 
-@command()
+@command(Reading)
 def check(
     show: Show,
     data: Annotated[str, typer.Argument(help="Pairs, with labels or without, as for train.")],
     split: Annotated[str | None, option("Check this split only.  [default: all]")] = None,
-    image_column: ImageColumn = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
     text_encoder: Annotated[
         str | None, option("Count the texts in its word pieces, not in words: a Hub id or a folder.")
     ] = None,
     max_length: Annotated[int, option("With --text-encoder: longest text, in word pieces.")] = 128,
     out: Annotated[str | None, option("A .csv, .jsonl or .parquet file for the bad rows.")] = None,
+    **reading: Any,
 ) -> None:
     """Find what is wrong with a dataset, before training.
 
@@ -39,13 +37,11 @@ def check(
     found = run(
         data,
         split=split,
-        image_column=image_column,
-        text_column=text_column,
-        label_column=label_column,
         text_encoder=text_encoder,
         max_length=max_length,
         out=out,
         quiet=show.quiet,
+        **reading,
     )
     show.result(found, report)
     if not found["ok"]:

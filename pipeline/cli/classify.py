@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.options import Reading
 from .command import command, option
-from .options import Dtype, ImageColumn, OnBadRow, Processes, Split, TextColumn
+from .options import Dtype, OnBadRow, Processes, Split
 from .terminal import Show, process_rank
 
 if TYPE_CHECKING:  # what a command reads by is loaded when it runs
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # what a command reads by is loaded when it runs
     from ..inference.predictions import Prediction
 
 
-@command()
+@command(Reading, without=["label_column"])
 def classify(
     show: Show,
     image: Annotated[str | None, typer.Argument(help="An image file; '' for none.")] = None,
@@ -46,8 +47,6 @@ def classify(
         ),
     ] = None,
     split: Split = None,
-    image_column: ImageColumn = None,
-    text_column: TextColumn = None,
     resume: Annotated[
         bool,
         option("Resume the run in OUT: parts that are whole are kept.", "--resume", panel="Data"),
@@ -92,6 +91,7 @@ def classify(
         float | None,
         option("Share of labels that must agree in this comparison.  [default: 0.99]", panel="Run"),
     ] = None,
+    **reading: Any,
 ) -> None:
     """Classify one pair, or a table of pairs.
 
@@ -114,6 +114,8 @@ def classify(
             raise ValueError("--processes is for --data; one pair takes one process")
         if wants_fast:
             raise ValueError("--compile, --dtype, --int8 and --min-agreement are for --data, not for one pair")
+        if reading:
+            raise ValueError(f"--{next(iter(reading)).replace('_', '-')} is for --data, not for one pair")
         _classify_one(image, text, on_bad_row.value, model, show, contributions=not no_contributions)
         return
     if image is not None:
@@ -137,8 +139,6 @@ def classify(
         out or "-",
         model=_model_or_shipped(model, show),
         split=split,
-        image_column=image_column,
-        text_column=text_column,
         on_bad_row=on_bad_row.value,
         batch_size=batch_size,
         workers=workers,
@@ -149,6 +149,7 @@ def classify(
         overwrite=overwrite,
         say=show.remark,
         quiet=show.quiet,
+        **reading,
     )
     if counts and show.as_json and out not in (None, "-"):
         show.result(counts, str)

@@ -6,21 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.options import Reading
 from .command import command
-from .options import BatchSize, ImageColumn, LabelColumn, Split, TextColumn
+from .options import BatchSize, Split
 from .terminal import Show
 
 
-@command()
+@command(Reading)
 def evaluate(
     show: Show,
     model: Annotated[str, typer.Argument(help="A run's folder, a model's folder or a Hub id.")],
     data: Annotated[str, typer.Argument(help="Labelled pairs, as for train.")],
     split: Split = None,
-    image_column: ImageColumn = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
     batch_size: BatchSize = 64,
+    **reading: Any,
 ) -> None:
     """Measure a model on labelled pairs.
 
@@ -33,11 +32,10 @@ def evaluate(
         model,
         data,
         split=split,
-        image_column=image_column,
-        text_column=text_column,
-        label_column=label_column,
         batch_size=batch_size,
+        say=show.remark,
         quiet=show.quiet,
+        **reading,
     )
     show.result(metrics, evaluation_text)
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.options import Reading
 from .command import command, option
-from .options import BatchSize, ImageColumn, Split, TextColumn
+from .options import BatchSize, Split
 from .terminal import Show
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
@@ -51,7 +52,7 @@ def images_of(sources: Sequence[str]) -> list[str]:
     return found
 
 
-@command()
+@command(Reading)
 def rank(
     show: Show,
     model: Annotated[str, typer.Argument(help="A model trained with --objective align or --alignment-weight.")],
@@ -64,13 +65,9 @@ def rank(
     images: Annotated[list[str] | None, option("An image file, or a folder of them; as often as you like.")] = None,
     data: Annotated[str | None, option("Pairs, as for train: measure how well each modality finds the other.")] = None,
     split: Split = None,
-    image_column: ImageColumn = None,
-    text_column: TextColumn = None,
-    label_column: Annotated[
-        str | None, option("With --data: also classify images by the names in this column, zero-shot.")
-    ] = None,
     top: Annotated[int, option("How many to show.")] = 10,
     batch_size: BatchSize = 64,
+    **reading: Any,
 ) -> None:
     """Rank texts for an image, or images for a text.
 
@@ -89,11 +86,10 @@ def rank(
             model,
             data,
             split=split,
-            image_column=image_column,
-            text_column=text_column,
-            label_column=label_column,
             batch_size=batch_size,
+            say=show.remark,
             quiet=show.quiet,
+            **reading,
         )
         show.result(metrics, ranking_text)
         return

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from ..runtime.files import digest
+from .dataset_rows import DatasetRows, FetchedRows, PassingRows
 from .image_source import BadImage
 from .images import image_content
+from .readers import Rows
 from .rows import Columns, UnreadableRow
 from .tables import Table
 
@@ -37,11 +40,21 @@ def table_digest(table: Table) -> str | None:
         OSError: A file cannot be read.
     """
     rows = table.rows
-    if isinstance(rows, datasets.Dataset):
-        return _rows_digest(rows)
+    while isinstance(rows, (FetchedRows, PassingRows)):
+        rows = rows.rows
+    if isinstance(rows, DatasetRows):
+        return _rows_digest(rows.data)
     if hasattr(rows, "files"):
         return digest(rows.files)
-    return _commit(getattr(rows, "rows", rows))
+    if not isinstance(rows, Rows):
+        return _commit(rows)
+    found = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        for name, value in row.items():
+            pixels = np.asarray(value) if hasattr(value, "__array__") or hasattr(value, "getbands") else None
+            found.update(repr((name, value if pixels is None else pixels.shape)).encode("utf-8", "backslashreplace"))
+            found.update(b"" if pixels is None else pixels.tobytes())
+    return found.hexdigest()
 
 
 def row_digest(row: Any, columns: Columns, folder: Path | None, *, read: bool) -> bytes:

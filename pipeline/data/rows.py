@@ -43,12 +43,14 @@ class Columns:
         text: None if texts are not asked for.
         label: None if there is none.
         suffix: What is added to the names of image files, such as `.jpg`.
+        file_names: Whether of a path to an image only the name of the file counts.
     """
 
     image: str | None
     text: str | None
     label: str | None = None
     suffix: str = ""
+    file_names: bool = False
 
     def __str__(self) -> str:
         image = repr(self.image) if self.image is not None else "none"
@@ -59,9 +61,12 @@ class Columns:
     def image_of(self, row: Mapping[str, Any]) -> Any:
         """What stands for the row's image."""
         value = None if self.image is None else field_of(row, self.image)
-        if not self.suffix or is_nothing(value) or not isinstance(value, (str, int, float, Path)) or value == "":
+        if not (self.suffix or self.file_names) or not isinstance(value, (str, int, float, Path)) or is_nothing(value):
             return value
-        return f"{int(value) if isinstance(value, float) and value.is_integer() else value}{self.suffix}"
+        name = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+        if self.file_names:
+            name = name.replace("\\", "/").rpartition("/")[2]
+        return name and name + self.suffix
 
     def text_of(self, row: Mapping[str, Any]) -> Any:
         """What stands for the row's text; of several columns those that hold some, one after another."""

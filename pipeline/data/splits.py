@@ -1,20 +1,53 @@
-"""Which rows train and which validate."""
+"""Which rows train, which validate and which test: by the names of splits; else some are held out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .tables import Table
+T = TypeVar("T")
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "validate", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Splits in their order, and the words that `datasets` knows them by."""
+_SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 
 
-def pick_split(tables: Mapping[str, Table], split: str | None, *, default: str | None = None) -> Table:
-    """The split asked for; else the only one; else `default`.
+def split_of(name: str) -> str | None:
+    """The split that a name tells by a word in it, in any case and whatever parts it from others.
+
+    None if it tells of none, or of two.
+    """
+    words = re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    found = {_SPLIT_OF[word.lower()] for word in words if word.lower() in _SPLIT_OF}
+    return found.pop() if len(found) == 1 else None
+
+
+def by_split(parts: Mapping[str, T]) -> dict[str, T]:
+    """Parts under the usual names of their splits; one that shares its split with others keeps its own name."""
+    splits = {str(name): split_of(str(name)) for name in parts}
+    told = list(splits.values())
+    usual = {
+        name: split if split and (name == split or told.count(split) == 1) else name for name, split in splits.items()
+    }
+    found = {usual[str(name)]: part for name, part in parts.items()}
+    return {split: found[split] for split in (*SPLITS, *found) if split in found}
+
+
+def pick_split(tables: Mapping[str, T], split: str | None, *, default: str | None = None) -> T:
+    """The split asked for, by any of its names; else the only one; else `default`.
 
     Raises:
         ValueError: There is no such split, or several and none was asked for.
     """
+    if split is not None and split not in tables and split_of(split) in tables:
+        split = split_of(split)
     if split is not None and split not in tables:
         raise ValueError(f"there is no split {split!r}; choose one of {', '.join(tables)}")
     if split is None:
@@ -24,7 +57,7 @@ def pick_split(tables: Mapping[str, Table], split: str | None, *, default: str |
     return tables[split]
 
 
-def hold_out(table: Table, labels: Sequence[int], *, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def hold_out(table: Any, labels: Sequence[int], *, fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Row numbers to train on and to validate with: a seeded share of every class, at least one where it has two.
 
     Raises:
@@ -53,6 +86,15 @@ def strata(targets: Sequence[tuple[int, ...]]) -> list[int]:
     return np.where(there.any(axis=1), counts.argmin(axis=1), there.shape[1]).tolist()
 
 
-def training_table(tables: Mapping[str, Table]) -> Table:
-    """The split to train on."""
-    return tables["train"] if "train" in tables else next(iter(tables.values()))
+def training_table(tables: Mapping[str, T]) -> T:
+    """The split to train on.
+
+    Raises:
+        ValueError: There is no such split, only those to validate with or to test.
+    """
+    others = [split for split in tables if split not in SPLITS]
+    if "train" in tables or len(tables) == len(others) == 1:
+        return tables.get("train") or tables[others[0]]
+    raise ValueError(
+        f"there is no split to train on, only {', '.join(tables)}: call one train, or give the file or the split itself"
+    )

@@ -1,26 +1,33 @@
-"""From whatever holds the data to tables of rows, one for each split."""
+"""From whatever holds the data to tables of rows, one for each split; nothing is decoded."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import glob
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-from datasets.utils.file_utils import xopen
 
-from .csv_jsonl import CsvRows, JsonRows, json_rows, up_to_first_good
-from .image_source import ARCHIVES, BadImage
+from .csv_rows import CsvRows
+from .dataset_rows import DatasetRows, FetchedRows, PassingRows
+from .image_source import ARCHIVES
+from .json_rows import json_rows, read_json
 from .parquet import ParquetRows
+from .readers import FrameRows, ListRows, Rows
+from .splits import SPLITS, by_split, split_of
+from .values import first_line
 
-FORMATS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
-SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
-SPLITS |= {"test": "test"}
+FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif")
+_NEEDS = (
+    "holds no table: there is no .csv, .jsonl or .parquet file in it. An image folder needs a metadata.csv or "
+    "metadata.jsonl with the columns file_name, text and label, or a folder for each class and, beside each image, "
+    "its text in a .txt file of the same name"
+)
 
 
 @dataclass(frozen=True)
@@ -28,187 +35,242 @@ class Table:
     """The rows of one split, images undecoded.
 
     Attributes:
-        rows: A `datasets.Dataset`, or any iterable of rows where they are only read once through.
+        rows: `Rows`; a list becomes them. Rows of another kind are only gone through, or asked for by number.
         folder: Where relative image paths start; None for the current directory.
         name: What to call it in messages.
-        first: The first row, where the rows themselves don't tell what their columns hold.
     """
 
     rows: Any
     folder: Path | None
     name: str
-    first: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rows, (list, tuple)):
+            object.__setattr__(self, "rows", ListRows(self.rows))
+        elif isinstance(self.rows, datasets.Dataset):
+            object.__setattr__(self, "rows", DatasetRows(self.rows))
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """Types of the columns as `datasets` has them, where the source tells them."""
+        return getattr(self.rows, "features", {})
 
-def load_tables(data: Any, *, streaming: bool = False) -> dict[str, Table]:
+    @property
+    def names(self) -> list[str]:
+        """The columns."""
+        return list(self.rows.names)
+
+
+def load_tables(
+    data: Any,
+    *,
+    streaming: bool = False,
+    config: str | None = None,
+    revision: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Table]:
     """Load every split of `data`.
 
     Args:
-        data: A CSV, JSONL or parquet file; a folder of such files named by split; an image folder
-            with metadata.csv or .jsonl (or one below it for each split); a dataset saved by
-            `datasets`; a Hub id; or a Dataset, a DatasetDict, a DataFrame or a list of rows.
-        streaming: Read rows one after another, of data that need not fit anywhere.
+        data: A CSV, JSON or parquet file; a folder of such files named by split; an image folder with metadata, or
+            with a folder for each class and a text beside each image (or such folders in one for each split); a
+            dataset saved by `datasets`; a Hub id; or a Dataset, a DatasetDict, a DataFrame or rows.
+        streaming: Take rows one after another, where else all would be held or downloaded: of a Hub id or a generator.
+        config: Which configuration of a Hub dataset.
+        revision: Which branch, tag or commit of a Hub dataset.
+        say: What to do with each line that says how the data is read, where that does not go without saying.
 
     Raises:
         ValueError: It is not there, or cannot be read as a table; the message says what was found.
     """
     if isinstance(data, (str, Path)):
         with _no_progress_bars():
-            found = _load_path(data, streaming)
-    elif isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        found = {split: Table(rows, None, split) for split, rows in data.items()}
-    elif isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
-        found = {"train": Table(data, None, "data")}
-    elif hasattr(data, "to_dict") and hasattr(data, "columns"):  # a DataFrame, without importing pandas
-        found = {"train": _from_rows(data.to_dict("records"))}
-    elif isinstance(data, Sequence) and not isinstance(data, (bytes, bytearray)):
-        found = {"train": _from_rows(data)}
+            return _load_path(data, streaming, config, revision, say)
+    if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        return _of_splits(data, "", say)
+    if isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
+        return {"train": Table(_rows_of(data, "data"), None, "data")}
+    if hasattr(data, "columns") and hasattr(data, "to_dict"):  # a DataFrame, of pandas or polars, importing neither
+        rows: Rows = FrameRows(data)
+    elif isinstance(data, Iterator) and streaming:
+        rows = PassingRows(data, "the data")
+    elif isinstance(data, Iterable) and not isinstance(data, (bytes, bytearray, Mapping)):
+        rows = ListRows(data if isinstance(data, Sequence) else list(data))
     else:
-        raise ValueError(
-            f"a {type(data).__name__} is no data: give a path, a Hub id, a Dataset, a DataFrame or a list of rows"
-        )
-    return {split: _undecoded(table) for split, table in found.items()}
+        raise ValueError(f"a {type(data).__name__} is no data: give a path, a Hub id, a Dataset, a DataFrame or rows")
+    if rows.size() == 0:
+        raise ValueError("the data is empty: there are no rows in it")
+    return {"train": Table(rows, None, "data")}
 
 
-def _load_path(data: str | Path, streaming: bool) -> dict[str, Table]:
+def read_json_lines(file: Iterable[bytes | str]) -> Table:
+    """Rows of JSON lines as they come in; a line that is none is an `UnreadableRow`.
+
+    Raises:
+        ValueError: There is no line at all.
+    """
+    try:
+        return Table(PassingRows(json_rows(file, "standard input"), "standard input"), None, "standard input")
+    except ValueError:
+        raise ValueError("standard input is empty: give one JSON object per line, with 'image' and 'text'") from None
+
+
+def _load_path(
+    data: str | Path, streaming: bool, config: str | None, revision: str | None, say: Callable[[str], None]
+) -> dict[str, Table]:
     if "://" in str(data):
         raise ValueError(f"{data} is a URL, which is not followed: download it first")
     path = Path(data).expanduser()
-    if path.is_file():
-        if path.suffix not in FORMATS:
-            hint = "" if path.suffix not in ARCHIVES else "; archives are not opened: unpack it first"
-            raise ValueError(f"{data} is no table: give a .csv, .jsonl or .parquet file{hint}")
-        return {"train": _read_files([path], str(data), streaming)}
+    local = path.exists() or isinstance(data, Path) or str(data).startswith((".", "/", "~")) or str(data).count("/") > 1
+    if not local and path.suffix.lower() not in FORMATS:
+        return _load_hub(str(data), streaming, config, revision, say)
     if not path.exists():
-        looks_local = isinstance(data, Path) or str(data).startswith((".", "/", "~")) or path.suffix in FORMATS
-        if looks_local or str(data).count("/") > 1:
-            raise ValueError(f"{data} does not exist")
-        return _load_hub(str(data), streaming)
+        raise ValueError(f"{data} does not exist")
+    if config is not None or revision is not None:
+        raise ValueError(f"--config and --revision are for datasets of the Hub, and {data} is a file or folder here")
+    if path.is_file():
+        if path.suffix.lower() in FORMATS:
+            return {"train": _of_files([path], str(data), say)}
+        raise ValueError(f"{data} is no table: give a .csv, .jsonl or .parquet file{_unpack(path)}")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         try:
             saved = datasets.load_from_disk(str(path))
         except Exception as error:  # an IndexError if it has no rows, and others if it is damaged
             raise ValueError(
-                f"{data} cannot be read as a saved dataset, or it has no rows: {_first_line(error)}"
+                f"{data} cannot be read as a saved dataset, or it has no rows: {first_line(error)}"
             ) from error
-        parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-        return {split: Table(rows, None, f"{data} {split}") for split, rows in parts.items()}
-    return _load_folder(path, streaming)
+        return _of_splits(saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}, f"{data} ", say)
+    return _load_folder(path, say)
 
 
-def _from_rows(rows: Sequence[Any]) -> Table:
-    """Rows in memory as a table; a field that a row lacks is null, and so is NaN, which is how pandas writes a gap."""
-    if not len(rows):
-        raise ValueError("the data is empty: there are no rows in it")
-    for number, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise ValueError(f"row {number} of the data is a {type(row).__name__}: give dicts by column name")
-    names = dict.fromkeys(name for row in rows for name in row)
-    filled = [{name: None if _is_nan(row.get(name)) else row.get(name) for name in names} for row in rows]
-    try:
-        return Table(datasets.Dataset.from_list(filled), None, "data")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ValueError(f"a column of the data mixes types: {str(error).splitlines()[0]}") from error
+def _unpack(path: Path) -> str:
+    if path.suffix.lower() not in ARCHIVES:
+        return ""
+    unpack = "; archives are not opened: unpack it first"
+    if path.suffix != ".tar":
+        return unpack
+    folder, name = shlex.quote(str(path.with_suffix(""))), shlex.quote(str(path))
+    return f"{unpack}, with mkdir {folder} && tar xf {name} -C {folder}, and give {folder}"
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and value != value
+def _of_splits(parts: Mapping[Any, Any], name: str, say: Callable[[str], None]) -> dict[str, Table]:
+    """Splits of `datasets` under their usual names, and a line if these are others."""
+    found = by_split(parts)
+    moved = [f"{split} from {key}" for split, part in found.items() for key in parts if parts[key] is part != split]
+    if list(found) != [str(key) for key in parts] and set(found) != {str(key) for key in parts}:
+        say(f"splits: {'; '.join(moved)}")
+    return {split: Table(_rows_of(part, f"{name}{split}"), None, f"{name}{split}") for split, part in found.items()}
 
 
-def _load_folder(path: Path, streaming: bool) -> dict[str, Table]:
+def _rows_of(data: Any, name: str) -> Rows:
+    return DatasetRows(data) if isinstance(data, datasets.Dataset) else FetchedRows(PassingRows(data, name))
+
+
+def _load_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
     """A folder of tables: one for each split, by the name of the file or of the folder it is in."""
-    files: dict[str, list[Path]] = {}
-    for file in sorted(f for pattern in ("*", "*/*") for f in path.glob(pattern) if f.suffix in FORMATS):
-        place = file.stem if file.stem != "metadata" else file.parent.name
-        split = next(
-            (SPLITS[part] for part in (place, place.split("-")[0], file.parent.name) if part in SPLITS), "train"
-        )
-        files.setdefault(split, []).append(file)
+    inside = [file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix.lower() in FORMATS]
+    files = sorted(file for file in inside if file.is_file() and not _is_hidden(file, path))
+    files = [file for file in files if file.suffix.lower() != ".json"] or files  # beside tables they say other things
     if not files:
-        raise ValueError(
-            f"{path} holds no table: there is no .csv, .jsonl or .parquet file in it. An image folder needs a "
-            "metadata.csv or metadata.jsonl with the columns file_name, text and label"
-        )
-    order = [split for split in ("train", "validation", "test") if split in files]
-    return {split: _read_files(files[split], f"{path} {split}", streaming) for split in order}
+        return _image_folder(path, say)
+    parts: dict[str, list[Path]] = {}
+    for file in files:
+        split = split_of(file.stem) or (split_of(file.parent.name) if file.parent != path else None)
+        parts.setdefault(split or "", []).append(file)
+    others = parts.pop("", [])
+    if not parts:  # one table, in one file or in numbered ones
+        stems = {(re.sub("[0-9]+", "", file.stem), file.parent, file.suffix) for file in others}
+        if len(stems) > 1:
+            raise ValueError(
+                f"{path} holds several tables, of which no name says a split: {_listed(others, path)}; give one of "
+                "them, or name them train and validation"
+            )
+        parts, others = {"train": others}, []
+    shown = "; ".join(f"{split} from {_listed(parts[split], path)}" for split in SPLITS if split in parts)
+    say(f"splits: {shown}")
+    if others:
+        say(f"left out, as no name says a split: {_listed(others, path)}")
+    hidden = sorted(file for file in inside if _is_hidden(file, path))
+    if hidden:
+        say(f"left out, as they are hidden: {_listed(hidden, path)}")
+    return {split: _of_files(parts[split], f"{path} {split}", say) for split in SPLITS if split in parts}
 
 
-def _read_files(files: list[Path], name: str, streaming: bool) -> Table:
+def _is_hidden(file: Path, folder: Path) -> bool:
+    """Whether a file, or a folder that it is in, is one that people do not see, such as a copy that an editor keeps."""
+    return any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
+
+
+def _listed(files: Sequence[Path], folder: Path) -> str:
+    names = [str(file.relative_to(folder)) for file in files]
+    return ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} more"])
+
+
+def _image_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
+    """Images in a folder for each class, with a text beside each: one table for each split, its texts held in memory.
+
+    Beside `a.jpg` may stand its text in `a.txt`, its class in `a.cls`, and any fields in `a.json`.
+    """
+    images = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(f, path))
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for image in images:
+        inner = list(image.relative_to(path).parts[:-1])
+        splits = [part for part in inner if split_of(part)]
+        classes = [part for part in inner if not split_of(part)]
+        row: dict[str, Any] = {"image": str(image.relative_to(path))}
+        if classes:
+            row["label"] = classes[-1]
+        for suffix, name in ((".txt", "text"), (".caption", "text"), (".cls", "label")):
+            if (beside := image.with_suffix(suffix)).is_file():
+                row[name] = beside.read_text(encoding="utf-8", errors="surrogateescape").strip()
+        if (beside := image.with_suffix(".json")).is_file():
+            row = {**next(iter(read_json([beside])), {}), **row}
+        parts.setdefault(str(split_of(splits[-1])) if splits else "train", []).append(row)
+    if not any("text" in row or len(row) > 2 for rows in parts.values() for row in rows):
+        raise ValueError(f"{path} {_NEEDS}")
+    say(f"splits: {'; '.join(f'{split} from {len(rows):,} images' for split, rows in by_split(parts).items())}")
+    return {split: Table(rows, path.resolve(), f"{path} {split}") for split, rows in by_split(parts).items()}
+
+
+def _of_files(files: list[Path], name: str, say: Callable[[str], None]) -> Table:
     """Tables of one format in one folder, one after another."""
     if len({file.suffix for file in files}) > 1 or len({file.parent for file in files}) > 1:
         raise ValueError(f"{name}: {', '.join(map(str, files))} belong to one split, but not to one folder and format")
-    if all(file.stat().st_size == 0 for file in files):
+    suffix = files[0].suffix.lower()
+    rows: Rows = ListRows([])
+    files = [file for file in files if file.stat().st_size]
+    try:
+        if files and suffix == ".parquet":
+            rows = ParquetRows(files)
+        elif files:
+            rows = CsvRows(files) if suffix in (".csv", ".tsv") else read_json(files)
+    except (OSError, ValueError) as error:
+        named = str(files[0].parent) in str(error)
+        raise ValueError(f"{'' if named else f'{name} cannot be read as {suffix[1:]}: '}{first_line(error)}") from error
+    if rows.size() == 0 if isinstance(rows, ParquetRows) else not rows.ahead:
         raise ValueError(f"{name} is empty: there are no rows in it")
-    suffix = files[0].suffix
-    folder = files[0].parent.resolve()
-    if streaming and suffix != ".parquet":  # by ourselves: one broken line must not end the reading
-        rows = CsvRows(files) if suffix == ".csv" else JsonRows(files)
-        if not rows.first:
-            raise ValueError(f"{name} is empty: there are no rows in it")
-        return Table(rows, folder, name, rows.first)
-    if streaming:
-        return Table(_parquet_rows(files, name), folder, name)
-    options: dict[str, Any] = {}
-    if suffix == ".csv":  # every cell as it stands: no '007' turned 7, no caption 'None' turned nothing
-        options = {"features": _all_text(files[0]), "keep_default_na": False, "na_values": [""]}
+    for remark in getattr(rows, "remarks", ()):
+        say(remark)
+    return Table(rows, files[0].parent.resolve(), name)
+
+
+def _load_hub(
+    name: str, streaming: bool, config: str | None, revision: str | None, say: Callable[[str], None]
+) -> dict[str, Table]:
+    options = {key: value for key, value in (("name", config), ("revision", revision)) if value is not None}
     try:
-        rows = datasets.load_dataset(
-            FORMATS[suffix],
-            data_files=[glob.escape(str(f)) for f in files],  # a path with [2024] in it is no pattern
-            split="train",
-            **options,
-        )
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
-        if "no data" in str(error):
-            raise ValueError(f"{name} is empty: there are no rows in it") from error
-        cause = error.__cause__ or error
-        raise ValueError(f"{name} cannot be read as {suffix[1:]}: {_first_line(cause)}") from error
-    return Table(rows, folder, name)
-
-
-def _parquet_rows(files: list[Path], name: str) -> ParquetRows:
-    try:
-        rows = ParquetRows([file for file in files if file.stat().st_size])
-        if len(rows):
-            return rows
-    except ValueError as error:
-        raise ValueError(f"{name} cannot be read as parquet: {error}") from error
-    raise ValueError(f"{name} is empty: there are no rows in it")
-
-
-def _all_text(file: Path) -> datasets.Features:
-    """Every column of a CSV file as text."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.reader(lines)
-            names, first = next(reader, []), next(reader, [])
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
-    if len(first) > len(names):  # pandas would take the first cells for an index, and shift the others
-        raise ValueError(
-            f"{file}: the first row has {len(first)} cells for {len(names)} columns; "
-            "put double quotes around a text that has a comma in it"
-        )
-    # pandas gives its own name to a column without one, such as the index that `to_csv` writes
-    return datasets.Features({name or f"Unnamed: {i}": datasets.Value("string") for i, name in enumerate(names)})
-
-
-def _load_hub(name: str, streaming: bool) -> dict[str, Table]:
-    try:
-        loaded = datasets.load_dataset(name, streaming=streaming)
+        loaded = datasets.load_dataset(name, streaming=streaming, **options)
     except Exception as error:  # the Hub, the network and the builder each have errors of their own
         raise ValueError(
             f"there is no data at {name!r}: no such file or folder here, and the Hub's dataset of that name cannot be "
-            f"loaded ({_first_line(error)})"
+            f"loaded ({first_line(error)})"
         ) from error
-    return {str(split): Table(rows, None, f"{name} {split}") for split, rows in loaded.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    base = f"hf://datasets/{name}{f'@{revision}' if revision else ''}"
+    tables = _of_splits(loaded, f"{name} ", say)
+    return {split: replace(table, rows=FetchedRows(table.rows, base=base)) for split, table in tables.items()}
 
 
 @contextlib.contextmanager
@@ -225,45 +287,6 @@ def _no_progress_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _undecoded(table: Table) -> Table:
-    """Take images as they are stored: one that cannot be decoded must not end the reading of a table."""
-    rows = table.rows
-    streaming = isinstance(rows, datasets.IterableDataset)
-    if streaming and rows.features is None:
-        rows = rows._resolve_features()  # reads the first rows: nothing else tells which columns hold images
-    features = getattr(rows, "features", None) or {}
-    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
-    for column in images:
-        if features[column].decode:
-            rows = rows.cast_column(column, datasets.Image(decode=False))
-    return replace(table, rows=_HubRows(rows, images) if streaming and images else rows)
-
-
-class _HubRows:
-    """A stream's rows, the images that it keeps as files on the Hub fetched: undecoded, those are but an address."""
-
-    def __init__(self, rows: datasets.IterableDataset, images: Sequence[str]) -> None:
-        self.rows, self.images, self.features = rows, images, rows.features
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (row for row in self.only(lambda number: True) if row is not None)
-
-    def only(self, wanted: Callable[[int], bool]) -> Iterator[dict[str, Any] | None]:
-        """The rows whose number is wanted; None in the place of each other, of which nothing is fetched."""
-        for number, row in enumerate(every_row(self.rows)):
-            yield row | {column: _fetched(row[column]) for column in self.images} if wanted(number) else None
-
-
-def every_row(rows: Iterable[Any]) -> Iterator[Any]:
-    """The rows of a table that can be gone through, all of them also in a process of a loader.
-
-    There a stream of `datasets` would give each process some of its shards; batches of one row come undivided.
-    """
-    if not isinstance(rows, datasets.IterableDataset):
-        return iter(rows)
-    return ({name: values[0] for name, values in batch.items()} for batch in rows.iter(batch_size=1))
-
-
 def readable(rows: Iterable[Any], name: str, first: int = 0) -> Iterator[Any]:
     """Rows of a table from number `first`; an error in reading them names it and how far it was read."""
     number = first
@@ -274,29 +297,4 @@ def readable(rows: Iterable[Any], name: str, first: int = 0) -> Iterator[Any]:
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except Exception as error:  # of a damaged file in its middle, of the network
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name} cannot be read past its first {number} rows: {said}") from error
-
-
-def _fetched(image: Any) -> Any:
-    """An image with the bytes of its file on the Hub, or a `BadImage`; any other as it is, whatever its address."""
-    path = image.get("path") if isinstance(image, Mapping) and image.get("bytes") is None else None
-    if not isinstance(path, str) or not path.split("::")[-1].startswith("hf://datasets/"):
-        return image
-    try:
-        with xopen(path, "rb") as file:
-            return {"bytes": file.read(), "path": path}
-    except Exception as error:  # of the network, of the Hub, of an archive there
-        return BadImage("image_missing", f"{path} cannot be fetched: {_first_line(error)}")
-
-
-def read_json_lines(file: Iterable[bytes | str]) -> Table:
-    """Rows of JSON lines as they come in; a line that is none is an `UnreadableRow`.
-
-    Raises:
-        ValueError: There is no line at all.
-    """
-    first, rows = up_to_first_good(json_rows(file, "standard input"))
-    if first is None:
-        raise ValueError("standard input is empty: give one JSON object per line, with 'image' and 'text'")
-    return Table(rows, None, "standard input", first)
+        raise ValueError(f"{name} cannot be read past its first {number} rows: {first_line(error)}") from error

@@ -178,7 +178,9 @@ def types_of_features(features: Mapping[str, Any]) -> dict[str, Any]:
     import pyarrow as pa
 
     found = {}
-    for field in datasets.Features(features).arrow_schema:
+    # of a type that `datasets` does not know, such as a map, the values are written as text
+    known = {name: datasets.Value("string") if kind is None else kind for name, kind in features.items()}
+    for field in datasets.Features(known).arrow_schema:
         kind = getattr(field.type, "storage_type", field.type)
         if pa.types.is_struct(kind) and {inner.name for inner in kind} == {"bytes", "path"}:
             kind = pa.string()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ...encoders.tokens import widen
-from ..data.columns import find_columns
 from ..data.labels import label_ids, multi_label_targets
+from ..data.options import Reading
+from ..data.read import read_data
 from ..data.splits import pick_split
-from ..data.tables import load_tables
 from ..loading.dataset import PairDataset
 from ..loading.loader import batches_once
 from ..loading.plan import gather_parts
@@ -32,11 +33,10 @@ def evaluate(
     data: Any,
     *,
     split: str | None = None,
-    image_column: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
     batch_size: int = 64,
+    say: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
+    **reading: Any,
 ) -> dict[str, Any]:
     """How good a saved model is on both halves and on each alone, and its modality weights.
 
@@ -44,11 +44,10 @@ def evaluate(
         model: A run's or a model's folder, or a Hub id.
         data: Whatever `load_tables` takes.
         split: Which split; `test` if there are several and none is named.
-        image_column: The image column, if it cannot be told by name.
-        text_column: The text column, likewise.
-        label_column: The label column, likewise.
         batch_size: Rows per forward pass and device.
+        say: What to do with each line that says how the data is read.
         quiet: Show no progress bar.
+        **reading: Fields of `Reading`, such as `label_column`; columns are those of training if not given.
 
     Returns:
         What `measure` gives with `each_half`, and `rows`.
@@ -58,9 +57,8 @@ def evaluate(
     """
     classifier, processor = load_model(model)
     require_classes(classifier)
-    tables = load_tables(data)
-    table = pick_split(tables, split, default="test")
-    columns = find_columns(table, image=image_column, text=text_column, label=label_column)
+    read = read_data(data, Reading(**reading), pick=partial(pick_split, split=split, default="test"), say=say)
+    table, columns = read.table, read.columns
     read_labels = multi_label_targets if classifier.config.multi_label else label_ids
     labels = read_labels(table, str(columns.label), classifier.config.labels)
     accelerator = Accelerator()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..data.columns import find_columns
 from ..data.labels import label_ids, label_names
+from ..data.options import Reading
+from ..data.read import read_data
 from ..data.splits import pick_split
-from ..data.tables import load_tables
 from ..loading.dataset import PairDataset
 from ..loading.loader import batches_once
 from ..loading.plan import gather_parts
@@ -29,11 +30,10 @@ def rank_table(
     data: Any,
     *,
     split: str | None = None,
-    image_column: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
     batch_size: int = 64,
+    say: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
+    **reading: Any,
 ) -> dict[str, Any]:
     """How well each image of a table finds its text among all distinct ones, and each text its image.
 
@@ -41,11 +41,11 @@ def rank_table(
         model: The folder of a model trained with alignment, or a Hub id.
         data: Whatever `load_tables` takes.
         split: Which split; `test` if there are several and none is named.
-        image_column: The image column, if it cannot be told by name.
-        text_column: The text column, likewise.
-        label_column: If given, each image is also classified by which label's name is closest to it.
         batch_size: Rows per forward pass and device.
+        say: What to do with each line that says how the data is read.
         quiet: Show no progress bar.
+        **reading: Fields of `Reading`. If `label_column` is given, each image is also classified by which label's
+            name is closest to it.
 
     Returns:
         `image_to_text_recall_at_10` and its like, in shares, each with `..._chance` beside it; with
@@ -55,9 +55,9 @@ def rank_table(
         ValueError: The model or the data is not usable; the message says why.
     """
     network, processor = load_model(model)
-    tables = load_tables(data)
-    table = pick_split(tables, split, default="test")
-    columns = find_columns(table, image=image_column, text=text_column, label=label_column, need_label=False)
+    pick = partial(pick_split, split=split, default="test")
+    read = read_data(data, Reading(**reading), pick=pick, need_label=False, say=say)
+    table, columns = read.table, read.columns
     names = label_names(table, columns.label) if columns.label else []
     labels = label_ids(table, columns.label, names) if columns.label else None
     accelerator = Accelerator()

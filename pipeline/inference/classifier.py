@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.columns import pair_columns
+from ..data.options import Reading
 from ..data.rows import Columns, UnreadableRow
 from ..model.folder import load_model
 from ..model.model import DiptychModel, require_classes
@@ -95,12 +96,13 @@ class ImageTextClassifier:
                 A `datasets.IterableDataset`: a generator of such rows. With `text`: the image.
             text: In place of `pairs`, or after the image: one pair's text, or a list with one for each image.
             image: In place of `pairs`: one pair's image, or a list with one for each text.
-            options: Fields of `ClassifyOptions`.
+            options: Fields of `ClassifyOptions`; of a table also of `Reading`, such as `image_column`.
 
         Raises:
             BadRow: At the first bad row, if asked to.
             ValueError: `pairs` is nothing that can be classified, or an option is out of its range.
         """
+        reading = {spec.name: options.pop(spec.name) for spec in fields(Reading) if spec.name in options}
         chosen = ClassifyOptions(**options)
         if text is not _NOT_GIVEN and pairs is not _NOT_GIVEN and image is _NOT_GIVEN:
             pairs, image = _NOT_GIVEN, pairs
@@ -110,19 +112,13 @@ class ImageTextClassifier:
             raise ValueError("give pairs, or an image, a text or both: classify(IMAGE, TEXT), classify(text=TEXT)")
         if modalities:
             pairs = _paired(modalities)
-        if _of_datasets(pairs):
-            return self._dataset(pairs, chosen)
+        if _of_datasets(pairs) or _is_frame(pairs):
+            return self._table(pairs, Reading(**reading), chosen)
+        if reading:
+            raise ValueError(f"{', '.join(reading)} is for tables; pairs have 'image' and 'text'")
         if isinstance(pairs, Mapping):
             _require_a_modality(pairs)
             return next(self._stream([pairs], chosen))
-        if hasattr(pairs, "to_dict") and hasattr(pairs, "columns"):  # a DataFrame, without importing pandas
-            from ..data.tables import Table
-
-            rows = pairs.to_dict("records")
-            if not rows:
-                return type(pairs)([], index=pairs.index, columns=output_columns(pairs.columns))
-            table = Table(rows, None, "the DataFrame", rows[0])
-            return type(pairs)(list(self.table_stream(table, pair_columns(table), chosen)), index=pairs.index)
         if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)):
             if pairs:  # a wrong call shows in its first pair; a wrong one among others gets a status
                 first = _as_row(pairs[0])
@@ -137,21 +133,34 @@ class ImageTextClassifier:
             "DataFrame or datasets.Dataset of them, or an image and a text: classify(IMAGE, TEXT)"
         )
 
-    def _dataset(self, data: Any, options: ClassifyOptions) -> Any:
-        """The same kind of dataset with the prediction's columns added, for an object of the package `datasets`."""
+    def _table(self, data: Any, reading: Reading, options: ClassifyOptions) -> Any:
+        """The same kind of dataset or DataFrame with the prediction's columns added."""
         import datasets
 
+        from ..data.read import require_some, settle
         from ..data.tables import load_tables
 
         if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
             raise ValueError(f"the data has the splits {', '.join(data)}: give one of them, data[{next(iter(data))!r}]")
-        table = load_tables(data)["train"]
         streaming = isinstance(data, datasets.IterableDataset)
-        rows = self.table_stream(table, pair_columns(table), options, prompt=streaming)
+        rows: Any = []
+        if streaming or len(data):
+            (table,) = load_tables(data, streaming=streaming).values()
+            columns, table = settle(table, reading, need_label=False)
+            if not streaming:
+                require_some(table, columns)
+            rows = self.table_stream(table, columns, options, prompt=streaming)
         if streaming:
             return rows
-        empty: dict[str, list[Any]] = {name: [] for name in output_columns(data.column_names)}
-        return datasets.Dataset.from_list(list(rows)) if len(data) else datasets.Dataset.from_dict(empty)
+        rows = list(rows)
+        names = list(data.columns) if _is_frame(data) else data.column_names
+        empty: dict[str, list[Any]] = {name: [] for name in output_columns(map(str, names))}
+        if isinstance(data, datasets.Dataset):
+            return datasets.Dataset.from_list(rows) if rows else datasets.Dataset.from_dict(empty)
+        if not hasattr(data, "index"):  # of polars
+            return type(data)(rows or empty)
+        frame = type(data)(rows or empty, index=data.index)
+        return frame.rename(columns={str(name): name for name in names})
 
     def table_stream(
         self, table: Table, columns: Columns, options: ClassifyOptions | None = None, *, prompt: bool = False
@@ -240,7 +249,7 @@ class ImageTextClassifier:
             prompt: Whether no row may wait for more than its batch, because the next rows may be long in
                 coming; else rows are read some batches at a time (no more than 64 MB of them), and batched by
                 the lengths of their texts. By default so for an iterator, and only for one.
-            options: Fields of `ClassifyOptions`.
+            options: Fields of `ClassifyOptions`; of a table also of `Reading`, such as `image_column`.
 
         Raises:
             BadRow: At the first bad row, after the predictions of those before it, if asked to.
@@ -261,6 +270,11 @@ class ImageTextClassifier:
         predictor = Predictor(self.model, self.processor, self.encoders, options, columns, folder)
         prompt = isinstance(rows, Iterator) if prompt is None else prompt
         return predictor.stream(map(_as_row, rows), prompt=prompt)
+
+
+def _is_frame(value: Any) -> bool:
+    """True of a DataFrame, of pandas or polars, without importing either."""
+    return hasattr(value, "to_dict") and hasattr(value, "columns")
 
 
 def _of_datasets(value: Any) -> bool:

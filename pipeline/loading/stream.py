@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..data.rows import Columns
-from ..data.tables import Table, every_row, readable
+from ..data.tables import Table, readable
 from ..model.processor import DiptychProcessor
 from ..runtime.seeds import draw_seed
 from .augmentation import Augmentation, speaks_of_sides
@@ -121,7 +121,7 @@ class PairStream:
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Its rows and their numbers, undecoded, in the stream's order."""
-        rows = enumerate(readable(every_row(self.table.rows), self.table.name))
+        rows = enumerate(readable(self.table.rows, self.table.name))
         return ((number, row) for number, row in rows if self.counts.chosen(number))
 
     def examples(self, rows: list[tuple[int, Any]], epoch: int) -> list[Example]:

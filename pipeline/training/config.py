@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..data.options import Reading
 from ..runtime.choices import (
     CLASS_WEIGHTS,
     FUSIONS,
@@ -36,18 +37,10 @@ DATA, MODEL, TRAINING, RUN = "Data", "Model", "Training", "Run"
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """What is read of the data."""
+class DataOptions(Reading):
+    """What is read of the data, and how."""
 
-    image_column: str | None = option(None, "Column of the images, if not detected automatically.", panel=DATA)
-    text_column: str | None = option(None, "Column of the texts, if not detected automatically.", panel=DATA)
-    label_column: str | None = option(None, "Column of the labels, if not detected automatically.", panel=DATA)
     stream: bool = option(False, "Read rows one after another, for data too large to be loaded.", panel=DATA)
-
-    @property
-    def columns(self) -> dict[str, str | None]:
-        """The chosen columns, as `find_columns` takes them."""
-        return {"image": self.image_column, "text": self.text_column, "label": self.label_column}
 
 
 @dataclass(frozen=True)

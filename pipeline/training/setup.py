@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 from accelerate.utils import set_seed
 
 from ..check.check import quick_check
-from ..data.columns import find_columns
+from ..data.labels import alike
+from ..data.read import read_data, require_some
 from ..data.rows import Columns
-from ..data.splits import training_table
-from ..data.tables import load_tables
 from ..feature_cache.folder import cache_folder
 from ..loading.augmentation import Augmentation
 from ..loading.dataset import PairDataset
@@ -120,18 +118,20 @@ def _read(
     data: Any, config: TrainConfig, reading: DataOptions, labelled: bool, console: Console
 ) -> tuple[Columns, TableRows | StreamRows]:
     """Which columns there are, and the rows of training and validation."""
-    tables = load_tables(data, streaming=reading.stream)
-    table = training_table(tables)
-    columns = find_columns(table, **reading.columns, need_label=labelled)
-    console.print(f"columns: {columns}")
+    read = read_data(data, reading, need_label=labelled, streaming=reading.stream, say=console.print)
+    tables, table, columns = read.tables, read.table, read.columns
+    require_some(table, columns)
     rows: TableRows | StreamRows
-    if isinstance(table.rows, datasets.Dataset):
+    if table.rows.by_number and not reading.stream:
         for finding in quick_check(tables, columns):
             console.print(f"check: {finding}")
         rows = TableRows(tables, columns, config, labelled=labelled)
     else:
         console.print("streaming: one pass to count rows and classes (`diptych check` would read the rest as well)")
         rows = StreamRows(tables, columns, config, labelled=labelled, console=console)
+    for group in alike(rows.names):
+        names = ", ".join(map(repr, group))
+        console.print(f"labels {names} differ in letter case alone, and are {len(group)} classes: make them one?")
     if rows.multi_label:
         console.print(f"labels: lists in {columns.label!r}, so a row may have several or none (multi-label)")
     return columns, rows

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data.digest import row_digest
-from ..data.labels import as_list, class_names, is_list, labels_in, one_label, sort_labels
+from ..data.labels import class_names, is_multi_label, labels_in, one_label, sort_labels
 from ..data.rows import Columns, UnreadableRow
 from ..data.splits import training_table
-from ..data.tables import Table, every_row, readable
+from ..data.tables import Table, readable
 from ..loading.augmentation import Augmentation, speaks_of_sides
 from ..loading.stream import PairStream, RowCounts
 from ..model.processor import DiptychProcessor
@@ -49,7 +48,7 @@ class StreamRows:
     ) -> None:
         self.columns, self.config, self.labelled = columns, config, labelled
         self.table = training_table(tables)
-        self.multi_label = labelled and _has_lists(self.table, str(columns.label))
+        self.multi_label = labelled and is_multi_label(self.table, str(columns.label))
         own = tables.get("validation")
         self.held_table = self.table if own is None else own
         self.part = RowCounts(self._is_kept if own is None else _every)
@@ -90,9 +89,9 @@ class StreamRows:
         return not self._is_held(row)
 
     def _read(self, table: Table, counts: list[RowCounts], console: Console) -> None:
-        rows = readable(every_row(table.rows), table.name)
+        rows = readable(table.rows, table.name)
         for number, row in enumerate(console.progress(rows, desc="reading labels", unit="row")):
-            text = row.get(self.columns.text) if isinstance(row, Mapping) else None
+            text = self.columns.text_of(row)
             labels = self._labels(table, number, row) if self.labelled else None
             content = row_digest(row, self.columns, table.folder, read=False)
             for some in counts:
@@ -104,8 +103,8 @@ class StreamRows:
         if isinstance(row, UnreadableRow):
             raise ValueError(f"{table.name}: row {number} cannot be trained on: {row.reason}; fix it or take it out")
         try:
-            feature = _feature(table, column)
-            return labels_in(row.get(column), feature) if self.multi_label else [one_label(row.get(column), feature)]
+            feature, value = table.features.get(column), self.columns.label_of(row)
+            return labels_in(value, feature) if self.multi_label else [one_label(value, feature)]
         except ValueError as error:
             raise ValueError(
                 f"{table.name}: row {number} has {error} in {column!r}; give every row one or take it out"
@@ -157,19 +156,3 @@ class StreamRows:
 
 def _every(_: int) -> bool:
     return True
-
-
-def _feature(table: Table, column: str) -> Any:
-    return (getattr(table.rows, "features", None) or {}).get(column)
-
-
-def _has_lists(table: Table, column: str) -> bool:
-    """Whether a stream's label column holds lists: by its feature, else by the first row that says something."""
-    feature = _feature(table, column)
-    if feature is not None and getattr(feature, "dtype", "") not in ("string", "large_string"):
-        return is_list(feature)
-    first = (table.first or {}).get(column)
-    if first is None:
-        rows = (row.get(column) for row in islice(table.rows, 1000) if isinstance(row, Mapping))
-        first = next((value for value in rows if value), None)
-    return as_list(first) is not None

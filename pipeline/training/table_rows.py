@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data.labels import is_multi_label, label_ids, label_names, multi_label_names, multi_label_targets
+from ..data.read import narrow
 from ..data.rows import Columns
 from ..data.splits import hold_out, strata, training_table
 from ..data.tables import Table
@@ -71,7 +73,8 @@ class TableRows:
 
     def speaks_of_sides(self) -> bool:
         """Whether the texts to train on speak of left and right."""
-        return speaks_of_sides(self.table.rows[self.columns.text][:10_000])
+        rows = islice(narrow(self.table, Columns(None, self.columns.text)).rows, 10_000)
+        return self.columns.text is not None and speaks_of_sides([self.columns.text_of(row) for row in rows])
 
     def class_counts(self) -> Tensor:
         """How many rows to train on have each class, (classes,); of multi-label rows (2, classes), absence first."""

@@ -14,13 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from accelerate import PartialState
 
-from ..data.columns import find_columns
-from ..data.splits import training_table
-from ..data.tables import load_tables
+from ..data.read import read_data
 from ..loading.dataset import PairDataset
 from ..model.build import build_model
 from ..model.folder import load_model
@@ -185,13 +182,12 @@ def _identity(
     processor: DiptychProcessor,
 ) -> dict[str, Any]:
     """What must be the same for a sweep to be resumed, by name."""
-    tables = load_tables(data, streaming=reading.stream)
-    training = training_table(tables)
-    columns = find_columns(training, **reading.columns, need_label=config.objective != "align")
+    read = read_data(data, reading, need_label=config.objective != "align", streaming=reading.stream)
+    tables, columns = read.tables, read.columns
     rows = {}
     for split, table in tables.items():
-        if isinstance(table.rows, datasets.Dataset) and (table is training or split == "validation"):
-            labels = None if columns.label is None else list(table.rows[columns.label])
+        if table.rows.by_number and not reading.stream and (table is read.table or split == "validation"):
+            labels: Any = None if columns.label is None else list(map(str, table.rows.values(columns.label)))
             rows[f"{split} data"] = PairDataset(table, columns, labels, processor).fingerprint()
     fixed = {name: value for name, value in options.items() if name not in {*FREE, "cache", "cache_dir"}}
     identity = {"data": list(tables), **fixed, "columns": str(columns), "search": space.described(), **rows}

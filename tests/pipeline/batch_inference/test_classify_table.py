@@ -70,9 +70,29 @@ def test_the_summary_counts_every_status_in_the_order_of_severity(run):
 
 
 def test_ok_is_counted_even_where_no_row_is(run):
-    said, _, counts = run(["image,text", "gone.png,a"])
-    assert counts == {"ok": 0, "image_missing": 1}
-    assert "1 rows: 0 ok, 1 image_missing" in said[-1]
+    said, _, counts = run(["image,text", "gone.png,a", "red.png,"])
+    assert counts == {"ok": 0, "text_missing": 1, "image_missing": 1}
+    assert "2 rows: 0 ok, 1 text_missing, 1 image_missing" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["image,text", "gone.png,a", "lost.png,b"], r"no row has an image .* in 'image' \(row 0: .*gone.png does not"),
+        (["image,text", "https://x.org/a.png,a"], r"no row has an image .* is a URL"),
+        (["image,text", ",a"], r"no row has an image that can be used in 'image' \(row 0: there is no image"),
+        (["image,text", "red.png,", "red.png, "], "no row has a text that can be used in 'text'.* give --image-only"),
+    ],
+)
+def test_a_table_without_any_image_or_text_is_refused_and_says_where_was_looked(run, lines, reason):
+    with pytest.raises(ValueError, match=reason):
+        run(lines)
+
+
+def test_what_is_not_asked_for_is_no_problem_of_a_row(run):
+    assert run(["image,text", "gone.png,a", ",b"], text_only=True)[2] == {"ok": 2}
+    assert run(["image,text", "red.png,"], image_only=True)[2] == {"ok": 1}
+    assert run(["image,text", "gone.png,a", "gone.png,"], text_only=True)[2] == {"ok": 1, "both_missing": 1}
 
 
 def test_skip_gives_no_prediction_and_keeps_the_status(run):
@@ -140,14 +160,12 @@ def test_the_columns_of_a_stream_may_have_other_names(run, monkeypatch, tmp_path
 
 
 def test_a_table_of_one_half_is_classified_by_naming_it(run):
-    with pytest.raises(
-        ValueError, match=r"name it with --image-column, or name the other column alone if there is none"
-    ):
+    with pytest.raises(ValueError, match=r"name it with --image-column, or give --text-only if there is none"):
         run(["id,text", "1,a red shirt"])
-    said, rows, counts = run(["id,text", "1,a red shirt"], text_column="text")
-    assert counts == {"ok": 0, "image_missing": 1}
+    said, rows, counts = run(["id,text", "1,a red shirt"], text_only=True)
+    assert counts == {"ok": 1}
     assert (rows[0]["id"], rows[0]["text_weight"]) == ("1", "1.0")
-    assert said[0] == "columns: image from 'image', text from 'text'; there is no column 'image'"
+    assert said[0] == "columns: image from none, text from 'text'"
 
 
 def test_a_column_that_is_not_there_is_named(run):

@@ -112,7 +112,7 @@ def test_images_that_a_stream_keeps_on_the_hub_are_fetched_and_no_others(classif
             raise FileNotFoundError("404\nnot there")
         return io.BytesIO(png("red"))
 
-    monkeypatch.setattr("diptych.pipeline.data.tables.xopen", xopen)
+    monkeypatch.setattr("diptych.pipeline.data.dataset_rows.xopen", xopen)
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     rows = datasets.Dataset.from_dict(
         {"image": [{"bytes": None, "path": p} for p in paths], "text": ["a"] * 5}, features=features
@@ -141,13 +141,14 @@ def test_a_stream_that_breaks_off_keeps_what_came_before_and_says_where(tiny, tm
     stream = datasets.IterableDataset.from_generator(rows, features=features)
     message = r"data cannot be read past its first 3 rows: the network is gone; the rows .* are in .*out\.partial"
     with pytest.raises(ValueError, match=message):
-        classify_table(stream, str(tmp_path / "out.jsonl"), model=tmp_path / "model", text_column="text", quiet=True)
+        classify_table(stream, str(tmp_path / "out.jsonl"), model=tmp_path / "model", text_only=True, quiet=True)
     assert not (tmp_path / "out.jsonl").exists()
     assert len((tmp_path / "out.partial.jsonl").read_text().splitlines()) == 3
 
 
-def test_an_empty_table_keeps_the_columns_of_the_output(classify):
-    frame = pd.DataFrame({"image": ["a.png"], "text": ["a"], "label": ["x"]})
+def test_an_empty_table_keeps_the_columns_of_the_output(classify, tmp_path):
+    (tmp_path / "a.png").write_bytes(png("red"))
+    frame = pd.DataFrame({"image": [str(tmp_path / "a.png")], "text": ["a"], "label": ["x"]})
     assert list(classify(frame.head(0))) == list(classify(frame)) == ["image", "text", "input_label", *COLUMNS]
     rows = datasets.Dataset.from_pandas(frame)
     assert classify(rows.select([])).column_names == classify(rows).column_names

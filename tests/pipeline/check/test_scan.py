@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from diptych.pipeline.check import scan as check_facts
 from diptych.pipeline.check.scan import NO_LABEL, NOT_BAD, ODD_LABEL, Facts, label_code, read_facts, text_hash
+from diptych.pipeline.data.dataset_rows import PassingRows
 from diptych.pipeline.data.labels import label_values
 from diptych.pipeline.data.rows import STATUSES, Columns, read_pair
 from diptych.pipeline.data.tables import Table
@@ -31,7 +32,7 @@ TEXTS = ["a shirt", "", None, 7, ["a"], "\ud800"]
 def facts_of(rows, **options) -> Facts:
     found = options.pop("found", [])
     return read_facts(
-        Table(rows, None, "data", {"image": None, "text": None, "label": None}),
+        Table(rows if isinstance(rows, list) else PassingRows(rows, "data"), None, "data"),
         COLUMNS,
         options.pop("vocabulary", {}),
         on_bad_row=lambda *bad: found.append(bad),
@@ -89,7 +90,7 @@ def test_an_error_leaves_no_thread_behind():
         raise ValueError("the disk is full")
 
     before = threading.active_count()
-    table = Table(({"image": b"junk", "text": "a"} for _ in range(10_000)), None, "data", {})
+    table = Table(PassingRows(({"image": b"junk", "text": "a"} for _ in range(10_000)), "data"), None, "data")
     with pytest.raises(ValueError, match="the disk is full") as caught:
         read_facts(table, COLUMNS, {}, on_bad_row=stop)
     assert threading.active_count() == before

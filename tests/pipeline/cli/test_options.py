@@ -23,28 +23,33 @@ from typer.testing import CliRunner
 SHARED = """
 --alignment-weight --batch-size --cache --cache-dir --checkpoint-minutes --checkpoint-steps --class-weights
 --colour --crop --dropout --encoder-learning-rate --epochs --flip --focal-gamma --fusion-heads
---fusion-hidden-size --fusion-layers --gradient-accumulation-steps --hidden-size --image-column
---image-encoder --image-fit --image-size --image-weights --keep --label-column --label-smoothing --layer-decay
+--fusion-hidden-size --fusion-layers --gradient-accumulation-steps --hidden-size
+--image-encoder --image-fit --image-size --image-weights --keep --label-smoothing --layer-decay
 --learning-rate --max-grad-norm --max-length --modality-dropout --modality-gate --model --objective --out
 --patience --pattern --precision --processes --region-grid --resume --seed --select --shuffle-buffer
---skip-nonfinite --stream --text-column --text-encoder --tracker --unfreeze-at --unfreeze-image
+--skip-nonfinite --stream --text-encoder --tracker --unfreeze-at --unfreeze-image
 --unfreeze-text --validation-share --warmup-ratio --weight-decay --window --workers
 """
 """Options of train and of tune."""
 
+READING = (
+    " --config --image-column --image-folder --image-only --image-suffix --revision --text-column --text-only "
+    "--label-column "
+)
+"""Options of all that read data; to classify needs no label."""
+
 OPTIONS = {
     "demo": "--out",
     "classify": (
-        "--batch-size --compile --data --dtype --image-column --int8 --min-agreement --model --on-bad-row "
-        "--out --overwrite --part-rows --processes --resume --split --text --text-column --workers "
+        "--batch-size --compile --data --dtype --int8 --min-agreement --model --no-contributions --on-bad-row "
+        "--out --overwrite --part-rows --processes --resume --split --text --workers "
+        + READING.replace("--label-column", "")
     ),
-    "train": "--overwrite --fusion " + SHARED,
-    "evaluate": "--batch-size --image-column --label-column --split --text-column",
-    "check": "--image-column --label-column --max-length --out --split --text-column --text-encoder",
-    "rank": (
-        "--batch-size --data --image --image-column --images --label-column --split --text --text-column --texts --top "
-    ),
-    "tune": "--fusions --trials " + SHARED,
+    "train": "--overwrite --fusion " + SHARED + READING,
+    "evaluate": "--batch-size --split" + READING,
+    "check": "--max-length --out --split --text-encoder" + READING,
+    "rank": "--batch-size --data --image --images --split --text --texts --top " + READING,
+    "tune": "--fusions --trials " + SHARED + READING,
     "explain": "--against --data --faithfulness --method --out --rows --split",
     "info": "--cache --cache-dir --clear",
 }

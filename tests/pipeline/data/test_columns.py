@@ -153,7 +153,7 @@ def test_a_column_that_is_not_there_names_those_that_are_and_the_option(option, 
     ids=["path", "bytes", "dict", "PIL", "array"],
 )
 def test_without_features_the_first_row_tells(row):
-    found = find_columns(Table([row], None, "rows", row), need_label=False)
+    found = find_columns(Table([row], None, "rows"), need_label=False)
     names = [name for name in row if name != "id"]
     assert (found.image, found.text) == (names[0], names[1])
 

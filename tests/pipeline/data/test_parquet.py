@@ -47,4 +47,4 @@ def test_columns_of_two_types_are_refused(tmp_path):
     pq.write_table(pa.table({"label": [1]}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"label": ["1"]}), tmp_path / "2.parquet")
     with pytest.raises(ValueError, match=r"2\.parquet: 'label' is string, and int64 in .*1\.parquet; give both"):
-        ParquetRows([tmp_path / "1.parquet", tmp_path / "2.parquet"])
+        list(ParquetRows([tmp_path / "1.parquet", tmp_path / "2.parquet"]))

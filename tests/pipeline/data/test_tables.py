@@ -309,7 +309,7 @@ def test_json_lines_are_read_as_they_come():
             yield f'{{"image": "{number}.png", "text": "x"}}\n'
 
     table = read_json_lines(lines())
-    assert table.first == {"image": "0.png", "text": "x"}
+    assert table.rows.first == {"image": "0.png", "text": "x"}
     assert drawn == [0]
     rows = iter(table.rows)
     assert [next(rows)["image"], next(rows)["image"]] == ["0.png", "1.png"]

@@ -175,9 +175,12 @@ def test_save_and_load(classify, rows, tmp_path):
     close(ImageTextClassifier.from_pretrained(tmp_path / "model", device="cpu")(rows), classify(rows))
 
 
-def test_a_frame_that_lacks_a_half_is_classified_by_the_other(classify):
-    by_text = classify(pd.DataFrame({"id": ["a", "b"], "text": ["a red shirt", "green"]}))
-    assert by_text["status"].tolist() == ["image_missing"] * 2
+def test_a_frame_that_lacks_a_half_is_classified_by_the_other_if_that_is_asked_for(classify):
+    frame = pd.DataFrame({"id": ["a", "b"], "text": ["a red shirt", "green"]})
+    with pytest.raises(ValueError, match=r"no column looks like the image: 'id', 'text'.* or give --text-only"):
+        classify(frame)
+    by_text = classify(frame, text_only=True)
+    assert by_text["status"].tolist() == ["ok"] * 2
     assert by_text["text_weight"].tolist() == [1.0, 1.0]
 
 

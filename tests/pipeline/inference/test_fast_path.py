@@ -116,7 +116,8 @@ def test_a_compiler_that_fails_is_one_line(classifier, monkeypatch):
 
 def test_nothing_is_written_where_a_path_is_refused(tiny, tmp_path):
     save_model(*tiny, tmp_path / "model")
-    (tmp_path / "t.csv").write_text("image,text\n" + "gone.png,a red shirt\n" * 4)
+    (tmp_path / "t.csv").write_text("image,text\n" + "a.png,a red shirt\n" * 4)
+    picture("red").save(tmp_path / "a.png")
     out = tmp_path / "out.csv"
     with pytest.raises(ValueError, match="leave it out"):
         classify_table(str(tmp_path / "t.csv"), str(out), model=tmp_path / "model", fast=Fast(dtype="bf16"), quiet=True)

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from diptych.pipeline.data.csv_jsonl import CsvRows, JsonRows
+from diptych.pipeline.data.csv_rows import CsvRows
+from diptych.pipeline.data.json_rows import JsonRows
 from diptych.pipeline.data.rows import Columns, UnreadableRow, read_pair
 from diptych.pipeline.data.tables import load_tables, read_json_lines
 from hypothesis import given, settings
@@ -33,9 +34,9 @@ def test_a_csv_line_with_too_many_cells_is_a_row_that_names_it(tmp_path):
 
 
 def test_a_csv_cell_that_is_no_utf_8_is_one_bad_text(tmp_path):
-    rows = rows_of(tmp_path / "t.csv", "image,text\na,good\nb,caf\xe9\nc,good\n".encode("latin-1"))
+    rows = rows_of(tmp_path / "t.csv", "image,text\na,good\nb,caf\xe9\n".encode("latin-1") + "c,bön\n".encode())
     pairs = [read_pair(number, row, Columns("image", "text")) for number, row in enumerate(rows)]
-    assert [pair.text for pair in pairs] == ["good", None, "good"]
+    assert [pair.text for pair in pairs] == ["good", None, "bön"]
     assert pairs[1].problems[1] == (
         "text_unreadable", "the text is no valid Unicode at character 3; save its file as UTF-8"
     )  # fmt: skip
@@ -43,14 +44,27 @@ def test_a_csv_cell_that_is_no_utf_8_is_one_bad_text(tmp_path):
 
 def test_a_csv_header_that_is_no_utf_8_names_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"t\.csv is no UTF-8 text; save it as UTF-8"):
-        rows_of(tmp_path / "t.csv", "image,légende\na,b\n".encode("latin-1"))
+        rows_of(tmp_path / "t.csv", "image,légende\na,b\n".encode("latin-1") + "c,bön\n".encode())
 
 
-def test_a_quote_that_is_never_closed_is_one_bad_row_and_says_which_lines_it_took(tmp_path):
-    rows = rows_of(tmp_path / "t.csv", b'image,text\na,b\nc,"d\ne,f\ng,"h"\ni,j\n')
-    assert rows[0] == {"image": "a", "text": "b"}
-    assert rows[1]["image"] == "c"  # what stands behind the open quote is its text
-    assert rows[-1] == {"image": "i", "text": "j"}
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (b'a,b\nc,"d\ne,f\ng,"h"\ni,j\n', 3),  # closed before h, which no quote may be
+        (b'a,b\nc,"d\ne,f\ng,h\n', 3),  # closed nowhere
+        (b'a,"two\nlines"\nc,"d\n' + b"e,f\n" * 2000, 4),
+        (b'"a\nb,c\n"d,e"\n', 2),
+        (b'a,"b"" c\nd,e\n', 2),
+    ],
+)
+def test_a_quote_that_is_never_closed_is_refused_with_the_line_that_opens_it(lines, line, tmp_path):
+    with pytest.raises(ValueError, match=rf"line {line} of .*t\.csv opens a quote that is not closed"):
+        rows_of(tmp_path / "t.csv", b"image,text\n" + lines)
+
+
+def test_quotes_inside_a_line_are_as_loose_as_ever(tmp_path):
+    rows = rows_of(tmp_path / "t.csv", b'image,text\na,5" wide\nb,"red" shirt\nc,"two\n""quoted"" lines"\n')
+    assert [row["text"] for row in rows] == ['5" wide', "red shirt", 'two\n"quoted" lines']
 
 
 def test_a_cell_may_be_a_megabyte_long_and_the_limit_of_the_process_stays(tmp_path):
@@ -61,7 +75,7 @@ def test_a_cell_may_be_a_megabyte_long_and_the_limit_of_the_process_stays(tmp_pa
 
 
 def test_a_cell_without_end_is_refused_and_the_reading_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.data.csv_jsonl._LONGEST_CELL", 10)
+    monkeypatch.setattr("diptych.pipeline.data.csv_rows._LONGEST_CELL", 10)
     rows = rows_of(tmp_path / "t.csv", b"image,text\na,b\nc," + b"x" * 11 + b"\nd,e\n")
     assert rows[1].startswith(f"line 3 of {tmp_path}/t.csv is no CSV: field larger")
     assert rows[2] == {"image": "d", "text": "e"}
@@ -95,14 +109,14 @@ def test_a_broken_json_line_is_a_row_that_names_it(line, tmp_path):
     assert rows[1].reason.startswith("line 3 of standard input is no JSON")
     pair = read_pair(1, rows[1], Columns("image", "text"))
     assert (pair.status, pair.image, pair.text) == ("row_unreadable", None, None)
-    found = rows_of(tmp_path / "t.jsonl", b"".join(lines))
-    assert found[0] == {"text": "a", "image": None}
+    found = rows_of(tmp_path / "t.jsonl", '{"text": "ä"}\n'.encode() + b"".join(lines[1:]))
+    assert found[0] == {"text": "ä", "image": None}
     assert found[1].startswith(f"line 3 of {tmp_path}/t.jsonl is no JSON")
 
 
 def test_broken_json_lines_may_come_first():
     table = read_json_lines([b"junk\n", b"{\n", b'{"text": "a"}\n'])
-    assert table.first == {"text": "a"}
+    assert table.names == ["text"]
     assert [isinstance(row, UnreadableRow) for row in table.rows] == [True, True, False]
 
 

@@ -1,0 +1,144 @@
+"""CSV files, each cell as it stands: a broken line is a row of its own status, an open quote ends the reading."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .readers import require_distinct
+from .rows import UnreadableRow
+from .text_files import FileRows, TextFile
+
+_LONGEST_CELL = 1 << 26
+"""Characters: a quote that is never closed must not read a whole file into one cell."""
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEPARATOR = re.compile(r"sep=(.)\s*$")
+
+
+class CsvRows(FileRows):
+    """The rows of CSV files; every cell is text as it stands, an empty one None.
+
+    Args:
+        files: Each with a header, whose cells are parted by commas, semicolons, tabs or bars: by what gives the most.
+
+    Raises:
+        ValueError: Two columns have one name, among the first thousand rows there is none of the header's columns, or
+            a quote is opened and not closed: what follows it are no rows.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._headers: dict[Path, list[str]] = {}
+        self._marks: dict[Path, str] = {}
+        try:
+            super().__init__(files)
+        except ValueError as error:
+            hint = "; put double quotes around a text that has a comma in it" if "cells for" in str(error) else ""
+            raise ValueError(f"{error}{hint}") from None
+        self._names = self._names or self._headers.get(files[0], [])
+        for file, mark in self._marks.items():
+            if mark != "," and file.suffix.lower() != ".tsv":
+                self.remarks.append(f"{file}: cells are parted by {_DELIMITERS.get(mark, repr(mark))}")
+
+    def _read(self, file: TextFile, wanted: Callable[[], bool]) -> Iterator[tuple[Any, int]]:
+        record: list[str] = []
+        end, over = 0, False
+
+        def texts() -> Iterator[str]:
+            nonlocal end, over
+            for line in file.lines():
+                end += len(line)
+                text = file.text(line)
+                record.append(text)
+                yield text
+            over = True
+
+        lines = texts()
+        reader = csv.reader(lines, delimiter=self._mark(file))
+        names: list[str] | None = None
+        while True:
+            start = reader.line_num + 1
+            record.clear()
+            try:
+                with long_cells():
+                    cells = next(reader, None)
+            except csv.Error as error:
+                yield UnreadableRow(f"line {start} of {file.path} is no CSV: {error}") if wanted() else None, end
+                continue
+            if cells is None:
+                return
+            if len(record) > 1 and (over or not _is_strict(record, reader.dialect)):
+                raise ValueError(_open_quote(file.path, start, record))
+            if names is None:
+                if cells and not (len(record) == 1 and _SEPARATOR.match(record[0])):
+                    names = self._header(file.path, cells)
+            elif len(cells) > len(names):
+                place = f"line {start}" if start == reader.line_num else f"lines {start} to {reader.line_num}"
+                reason = f"{place} of {file.path}: {len(cells)} cells for {len(names)} columns"
+                yield UnreadableRow(reason) if wanted() else None, end
+            elif cells:
+                yield _cells(names, cells) if wanted() else None, end
+
+    def _parse(self, file: TextFile, data: bytes) -> dict[str, Any]:
+        with long_cells():
+            reader = csv.reader(io.StringIO(file.text(data), newline=""), delimiter=self._marks[file.path])
+            rows = [cells for cells in reader if cells]
+        return _cells(self._headers[file.path], rows[-1])  # the first row's place is that of the header
+
+    def _mark(self, file: TextFile) -> str:
+        """What parts the cells of a file: what gives its header the most; Excel's line `sep=;` says it."""
+        if file.path not in self._marks:
+            head = next((text for line in file.lines() if (text := file.text(line)).strip()), "")
+            said = _SEPARATOR.match(head)
+            counts = {mark: len(next(csv.reader([head], delimiter=mark), [])) for mark in _DELIMITERS}
+            self._marks[file.path] = said[1] if said else max(_DELIMITERS, key=lambda mark: counts[mark])
+        return self._marks[file.path]
+
+    def _header(self, path: Path, cells: Sequence[str]) -> list[str]:
+        """A name for every column; one without a name, such as the index that pandas writes, gets one."""
+        names = [cell or f"Unnamed: {index}" for index, cell in enumerate(cells)]
+        require_distinct(names, str(path))
+        if any("\udc80" <= character <= "\udcff" for name in names for character in name):
+            raise ValueError(f"{path} is no UTF-8 text; save it as UTF-8")
+        return self._headers.setdefault(path, names)
+
+
+def _cells(names: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {name: cell or None for name, cell in zip(names, cells, strict=False)}
+    return row if len(row) == len(names) else dict.fromkeys(names) | row
+
+
+def _is_strict(record: Sequence[str], dialect: Any) -> bool:
+    """Whether quotes in a record of several lines stand only where they open and close cells, or in pairs."""
+    try:
+        with long_cells():
+            return len(list(csv.reader(record, delimiter=dialect.delimiter, strict=True))) == 1
+    except csv.Error:
+        return False
+
+
+def _open_quote(path: Path, start: int, record: Sequence[str]) -> str:
+    """Words for a quote that is not closed, with the line where it was opened."""
+    opened, inside = start, False
+    for number, line in enumerate(record, start):
+        if line.count('"') % 2:
+            inside = not inside
+            opened = number if inside else opened
+    return (
+        f"line {opened} of {path} opens a quote that is not closed, so that the lines behind it are no rows: close it, "
+        "or write it twice if it belongs to the text"
+    )
+
+
+@contextlib.contextmanager
+def long_cells() -> Iterator[None]:
+    """Let a cell be as long as it is; the limit of 128 kB is a switch of the whole process, put back at once."""
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)

@@ -1,0 +1,116 @@
+"""JSON lines and JSON files, each object a row: a broken line is a row of its own status, and ends nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .readers import ListRows, Rows
+from .rows import UnreadableRow
+from .text_files import FileRows, TextFile
+
+_DEEPEST = 100
+"""Lists and objects inside one another: what is nested deeper ends whatever walks through it."""
+
+
+class JsonRows(FileRows):
+    """The rows of files of JSON lines; a field that a row lacks is None.
+
+    Args:
+        files: One object per line.
+
+    Raises:
+        ValueError: Among the first thousand lines there is no such object.
+    """
+
+    def _read(self, file: TextFile, wanted: Callable[[], bool]) -> Iterator[tuple[Any, int]]:
+        end, name, as_is = 0, str(file.path), file.encoding in ("utf-8", "utf-8-sig")
+        for number, line in enumerate(file.lines(), start=1):
+            end += len(line)
+            if line.strip():
+                yield _json_row(line if as_is else file.text(line), number, name) if wanted() else None, end
+
+    def _parse(self, file: TextFile, data: bytes) -> Any:
+        return _json_row(data if file.encoding in ("utf-8", "utf-8-sig") else file.text(data), 0, str(file.path))
+
+
+def read_json(files: Sequence[Path]) -> Rows:
+    """The rows of JSON lines; of a file that is one list of objects, or an object with one such list, which is held.
+
+    Raises:
+        ValueError: There is no object.
+    """
+    rows: list[Any] = []
+    for path in files:
+        file = TextFile(path)
+        lines = (file.text(line) for line in file.lines())
+        head = next((line for line in lines if line.strip()), "").lstrip()
+        if not head.startswith("[") and (not head.startswith("{") or _is_json(head)):
+            return JsonRows(files)
+        try:
+            whole = json.loads(head + "".join(lines), object_pairs_hook=_distinct)
+        except (ValueError, RecursionError) as error:
+            if path.suffix.lower() != ".json":
+                return JsonRows(files)
+            raise ValueError(f"{path} is no JSON: {error}") from error
+        if isinstance(whole, dict):
+            lists = [
+                value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)
+            ]
+            if len(lists) != 1:
+                raise ValueError(f"{path} is one JSON object, of which {len(lists)} fields are lists of rows: give one")
+            whole = lists[0]
+        if not isinstance(whole, list) or not any(isinstance(row, dict) for row in whole):
+            return JsonRows(files)
+        for number, row in enumerate(whole):
+            good = isinstance(row, dict) and not _is_deep(row)
+            rows.append(row if good else UnreadableRow(f"item {number} of {path} is no JSON object that can be read"))
+    return ListRows(rows)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def json_rows(lines: Iterable[bytes | str], name: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines, in order; blank lines are passed over."""
+    return (_json_row(line, number, name) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def _json_row(line: bytes | str, number: int, name: str) -> dict[str, Any]:
+    try:
+        text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
+        row = json.loads(text, object_pairs_hook=_distinct)
+        if not isinstance(row, dict):
+            return UnreadableRow(f"line {number} of {name} is no JSON object with 'image' and 'text': {line[:60]!r}")
+        if text.count("[") + text.count("{") > _DEEPEST and _is_deep(row):
+            raise RecursionError(f"lists and objects stand over {_DEEPEST} deep in one another")
+    except (ValueError, RecursionError) as error:
+        return UnreadableRow(f"line {number} of {name} is no JSON: {error}")
+    return row
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return row
+
+
+def _is_deep(row: Any) -> bool:
+    level = [row]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (Mapping, list))
+            for inner in (value.values() if isinstance(value, Mapping) else value)
+        ]
+    return bool(level)

@@ -1,0 +1,32 @@
+"""`Reading`: how a table is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _option(default: Any, help: str) -> Any:
+    """A field that is an option of commands as well."""
+    return field(default=default, metadata={"help": help, "panel": "Data"})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a table; what is not given is found, and printed."""
+
+    image_column: str | None = _option(None, "Column of the images, if not detected automatically.")
+    text_column: str | None = _option(None, "Column of the texts; several are joined: premise+hypothesis.")
+    label_column: str | None = _option(None, "Column of the labels, if not detected automatically.")
+    image_folder: str | None = _option(None, "Folder of the image files, where cells hold names.")
+    image_suffix: str | None = _option(None, "What image files end in, where cells leave it out, such as .jpg.")
+    text_only: bool = _option(False, "Read no images.")
+    image_only: bool = _option(False, "Read no texts.")
+    config: str | None = _option(None, "Configuration of a Hub dataset.")
+    revision: str | None = _option(None, "Branch, tag or commit of a Hub dataset.")
+
+    def __post_init__(self) -> None:
+        if self.text_only and self.image_only:
+            raise ValueError("--text-only and --image-only leave nothing to read: give one of them")
+        if self.image_suffix and not self.image_suffix.startswith("."):
+            object.__setattr__(self, "image_suffix", f".{self.image_suffix}")

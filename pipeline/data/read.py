@@ -1,0 +1,278 @@
+"""One way in: from data and how it is to be read to tables and their columns, for every command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from .columns import OptionNeeded, find_columns
+from .dataset_rows import FetchedRows
+from .image_source import BadImage, find_image
+from .options import Reading
+from .rows import Columns, UnreadableRow, read_pair
+from .splits import training_table
+from .tables import IMAGE_SUFFIXES, Table, load_tables
+
+_SAMPLE = 20
+"""Image names that are looked for in folders."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Tables and what to read of them.
+
+    Attributes:
+        tables: By split; of each only the columns that are read.
+        columns: Which they are.
+        table: The split that was asked for, or that is trained on.
+    """
+
+    tables: dict[str, Table]
+    columns: Columns
+    table: Table
+
+
+def read_data(
+    data: Any,
+    reading: Reading | None = None,
+    *,
+    pick: Callable[[Mapping[str, Table]], Table] = training_table,
+    need_label: bool = True,
+    streaming: bool = False,
+    known: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Data:
+    """Load data, find its columns and the folder of its images, and leave out what is not read.
+
+    Args:
+        data: Whatever `load_tables` takes.
+        reading: How to read it.
+        pick: Which of the tables tells the columns.
+        need_label: Whether a label column is looked for.
+        streaming: As for `load_tables`.
+        known: Columns by `image`, `text` and `label` that a model was trained on: used where the data has them.
+        say: What to do with each line that says how the data is read.
+
+    Raises:
+        ValueError: The data cannot be read, or something must be chosen; the message says what.
+    """
+    reading = reading or Reading()
+    tables = load_tables(data, streaming=streaming, config=reading.config, revision=reading.revision, say=say)
+    picked = pick(tables)
+    columns, table = settle(picked, reading, need_label=need_label, known=known, say=say)
+    reading = replace(reading, image_suffix=columns.suffix or None)
+    whole = {name: table if one is picked else _placed(one, columns, reading) for name, one in tables.items()}
+    tables = {name: narrow(one, columns) for name, one in whole.items()}
+    return Data(tables, columns, next(tables[name] for name in whole if whole[name] is table))
+
+
+def settle(
+    table: Table,
+    reading: Reading,
+    *,
+    need_label: bool,
+    known: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Columns, Table]:
+    """The columns of a table, and the table with the folder where its images lie; both are printed.
+
+    Raises:
+        ValueError: As of `read_data`.
+    """
+    given: dict[str, Any] = {"image": reading.image_column, "text": reading.text_column, "label": reading.label_column}
+    modalities = [name for name, left in (("image", reading.text_only), ("text", reading.image_only)) if not left]
+    remembered = {
+        name: column
+        for name, column in (known or {}).items()
+        if given.get(name) is None and column is not None and set(column.split("+")) <= set(table.names)
+    }
+    given = {name: column for name, column in (given | remembered).items() if name == "label" or name in modalities}
+    how: dict[str, Any] = {"need_label": need_label, "modalities": modalities}
+    remark = " (as in training)" if remembered else ""
+    try:
+        columns = find_columns(table, **given, **how)
+    except OptionNeeded as error:
+        wanted = "image" in modalities and given["image"] is None
+        photos = _find_named_photos(table, reading) if wanted else None
+        if photos is None:
+            raise _with_hint(error) from None
+        try:
+            columns = find_columns(table, **given | {"image": photos.column}, **how)
+        except OptionNeeded as another:
+            more = {"image_column": photos.column, "image_folder": str(photos.folder), "image_suffix": photos.suffix}
+            raise OptionNeeded(str(another), **more | another.options) from None
+    if columns.image is not None:
+        photos = _find_photos(table, columns.image, reading)
+        columns = replace(columns, suffix=photos.suffix, file_names=photos.file_names)
+        table = _placed(table, columns, reading)
+        remark += photos.remark
+    say(f"columns: {columns}{remark}")
+    return columns, table
+
+
+def _placed(table: Table, columns: Columns, reading: Reading) -> Table:
+    """A table with the folder where its images lie, or fetched where they lie on the Hub."""
+    if columns.image is None or columns.image not in table.names:
+        return table
+    if isinstance(table.rows, FetchedRows):
+        return replace(table, rows=table.rows.fetching(columns.image))
+    return replace(table, folder=_find_photos(table, columns.image, reading).folder)
+
+
+def narrow(table: Table, columns: Columns) -> Table:
+    """A table of the columns that are read, and no other."""
+    text = [columns.text] if columns.text in table.names else (columns.text or "").split("+")
+    names = [name for name in (columns.image, *text, columns.label) if name]
+    return replace(table, rows=table.rows.select(names))
+
+
+def has_column(table: Table, name: str) -> bool:
+    """Whether a table has a column, or one that a path leads into, or all that are joined."""
+    parts = [name] if name in table.names else name.split("+")
+    return all(part in table.names or part.partition(".")[0] in table.names for part in parts)
+
+
+def require_some(table: Table, columns: Columns) -> None:
+    """See that at least one row has an image that can be used, and one a text.
+
+    Raises:
+        ValueError: None has; the message says where was looked.
+    """
+    missing = [name for name in ("image", "text") if getattr(columns, name) is not None]
+    reasons: dict[str, str] = {}
+    if not table.rows.again:  # looking would take the rows from their reader
+        return
+    for number, row in enumerate(table.rows):
+        half = {name: name in missing for name in ("image", "text")}
+        pair = read_pair(number, row, columns, table.folder, at_least=(1, 1), **half)
+        missing = [name for name in missing if getattr(pair, name) is None]
+        if not missing:
+            return
+        for status, reason in pair.problems:
+            reasons.setdefault("image" if status.startswith("image") else "text", f"row {number}: {reason}")
+    name = missing[0]
+    other = {"image": "text", "text": "image"}[name]
+    folder = " or the folder with --image-folder," if name == "image" else ""
+    raise ValueError(
+        f"{table.name}: no row has {'an image' if name == 'image' else 'a text'} that can be used in "
+        f"{getattr(columns, name)!r} ({reasons.get(name, 'there are no rows')}): name the column with "
+        f"--{name}-column,{folder} or give --{other}-only to do without"
+    )
+
+
+def _with_hint(error: OptionNeeded) -> OptionNeeded:
+    for name, other in (("image", "text"), ("text", "image")):
+        if f"no column looks like the {name}" in str(error):
+            return OptionNeeded(f"{error}, or give --{other}-only if there is none", **error.options)
+    return error
+
+
+@dataclass(frozen=True)
+class _Photos:
+    """Where the images of a table lie: a folder, and what is added to, or left out of, the names in its cells."""
+
+    folder: Path | None
+    suffix: str = ""
+    file_names: bool = False
+    column: str = ""
+    remark: str = ""
+
+
+def _find_photos(table: Table, column: str, reading: Reading) -> _Photos:
+    """Where the images that a column names lie: as it stands, else in the one folder that holds such files.
+
+    Raises:
+        ValueError: There is no folder of that name, or several hold such files.
+    """
+    folder, suffix = table.folder, reading.image_suffix or ""
+    if reading.image_folder is not None:
+        folder = Path(reading.image_folder).expanduser()
+        if not folder.is_dir():
+            raise ValueError(f"--image-folder is {reading.image_folder}, which is no folder")
+        folder = folder.resolve()
+    names = _sample(table, column)
+    if not names or isinstance(table.rows, FetchedRows) or any(_is_there(name + suffix, folder) for name in names):
+        return _Photos(folder, suffix)
+    found = _search(names, [folder] if reading.image_folder else list(_folders(folder)), reading.image_suffix)
+    if not found:
+        return _Photos(folder, suffix)
+    if len(found) > 1:
+        places = ", ".join(str(one.folder) for one in found)
+        raise OptionNeeded(
+            f"{table.name}: several folders hold images of the names in {column!r}: {places}; name one with "
+            "--image-folder",
+            image_folder=str(found[0].folder),
+        )
+    return found[0]
+
+
+def _find_named_photos(table: Table, reading: Reading) -> _Photos | None:
+    """The one column whose values, with a suffix, are the names of image files in one folder; None if there is none."""
+    start = Path(reading.image_folder).expanduser() if reading.image_folder else table.folder
+    if start is None or not start.is_dir():
+        return None
+    folders = [start.resolve()] if reading.image_folder else list(_folders(start))
+    found = []
+    for column in table.names:
+        names = _sample(table, column)
+        if len(set(names)) > len(names) / 2 and not any(" " in name or len(name) > 100 for name in names):
+            found += [replace(one, column=column) for one in _search(names, folders, reading.image_suffix, most=True)]
+    return found[0] if len(found) == 1 else None
+
+
+def _sample(table: Table, column: str) -> list[str]:
+    """Some of the values of a column that may be names of files."""
+    columns = Columns(column, None)
+    values = [columns.image_of(row) for row in table.rows.ahead if not isinstance(row, UnreadableRow)][:_SAMPLE]
+    named = [value.get("path") if isinstance(value, Mapping) and not value.get("bytes") else value for value in values]
+    return [str(name) for name in named if isinstance(name, (str, int, os.PathLike)) and str(name).strip()]
+
+
+def _search(
+    names: list[str], folders: Iterable[Path | None], suffix: str | None, *, most: bool = False
+) -> list[_Photos]:
+    """The folders that hold the most files of these names, as they stand, without their folders or with a suffix."""
+    known = any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
+    suffixes = [suffix] if suffix else [""] if known else ["", *IMAGE_SUFFIXES]
+    ways = [(end, short) for end in suffixes for short in ((False, True) if any(map(_has_folder, names)) else (False,))]
+    found: dict[Path | None, tuple[int, _Photos]] = {}
+    for folder in folders:
+        for end, short in ways:
+            count = sum(_is_there(_file_name(name) + end if short else name + end, folder) for name in names)
+            if count > found.get(folder, (0,))[0] and (not most or count > len(names) / 2):
+                how = f" + {end!r}" if end else ""
+                remark = f"; images in {folder}" + (f", by the names of their files{how}" if short else "")
+                found[folder] = count, _Photos(folder, end, short, remark=remark)
+    best = max((count for count, _ in found.values()), default=0)
+    return [photos for count, photos in found.values() if count == best]
+
+
+def _is_there(name: str, folder: Path | None) -> bool:
+    try:
+        held, _ = find_image(name, folder)
+        return not isinstance(held, Path) or held.is_file()
+    except (BadImage, OSError, ValueError):
+        return False
+
+
+def _has_folder(name: str) -> bool:
+    return _file_name(name) != name
+
+
+def _file_name(name: str) -> str:
+    return name.strip().replace("\\", "/").rpartition("/")[2]
+
+
+def _folders(start: Path | None) -> Iterator[Path]:
+    """Folders in which images may lie: that of the table, the one it is in, and those below it."""
+    start = (start or Path()).resolve()
+    yield start
+    yield start.parent
+    for place, folders, _ in islice(os.walk(start), 500):
+        deep = len(Path(place).relative_to(start).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")) and deep < 3)
+        yield from (Path(place) / name for name in folders)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from .rank import Ranked
 
 _NOT_GIVEN: Any = object()
+
+if hasattr(os, "register_at_fork"):  # threads are not forked: whoever counts on them waits forever
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class ImageTextClassifier:
@@ -266,6 +271,8 @@ class ImageTextClassifier:
         prompt: bool | None = None,
     ) -> Iterator[Prediction]:
         require_classes(self.model)
+        if self.device.type == "cuda" and torch.cuda._is_in_bad_fork():
+            raise ValueError("this process was forked after a GPU was used, which CUDA cannot: start it by spawn")
         columns = columns or Columns("image", "text")
         predictor = Predictor(self.model, self.processor, self.encoders, options, columns, folder)
         prompt = isinstance(rows, Iterator) if prompt is None else prompt

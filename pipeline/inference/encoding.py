@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from ...encoders import BertEncoder, ImageEncoder
 from ..model.model import DiptychModel
+from ..runtime.locks import fork_safe_lock
+
+_FOLLOWING = fork_safe_lock()
 
 
 class InferenceEncoders:
     """The two encoders of a model as they run for classifying.
 
-    In 32 bits on a CPU the image trunk is a copy, its batch norms folded into its convolutions and its
-    pixels channels last; elsewhere, and in training mode, it is the model's own. The model is never
+    In 32 bits on a CPU the image trunk is a copy, its batch norms folded into its convolutions; elsewhere, and in
+    training mode, it is the model's own. The model is never
     changed, and the copy follows it: `follow` comes before every batch. Whatever else encodes faster
     (another number format, another runtime: `fast.FastEncoders`) stands behind the same methods.
 
@@ -35,22 +38,20 @@ class InferenceEncoders:
 
     def follow(self, model: DiptychModel) -> None:
         """Take the model as it is now: if anything in its encoders has changed, features are new."""
-        state = _state(model)
-        if state is not None and state == self._state and self._samples() == self._seen:
-            return
-        self._take(model, state)
+        with _FOLLOWING:  # requests come from any thread, the first ones too
+            state = _state(model)
+            if state is None or state != self._state or self._samples() != self._seen:
+                self._take(model, state)
+                self.generation += 1
 
     def _take(self, model: DiptychModel, state: list[object] | None) -> None:
-        self.generation += 1
         self._state = state
         self._first = [] if state is None else _first_numbers(model)
         self._seen = self._samples()
-        self._images, self._texts = model.image_encoder, model.text_encoder
-        trunk = self._images.trunk
+        trunk = model.image_encoder.trunk
         suits = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in trunk.parameters())
-        self._folded = suits and state is not None
-        if self._folded:
-            self._images = model.image_encoder.folded()
+        self._images = model.image_encoder.folded() if suits and state is not None else model.image_encoder
+        self._texts = model.text_encoder
 
     def _samples(self) -> list[float]:
         """Some of the weights: what writes through `.data`, as some moving averages do, counts no version."""
@@ -58,9 +59,7 @@ class InferenceEncoders:
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Features of the regions, (batch, width, rows, columns), of normalised pixels (batch, 3, height, width)."""
-        if self._folded:
-            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        return self._images.encode(pixel_values)
+        return self._images.encode(pixel_values.contiguous(memory_format=torch.channels_last))
 
     def encode_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Features of the words, (batch, words, width), of ids (batch, words) and their mask; of one, if pooled."""

@@ -75,15 +75,15 @@ class FastEncoders(InferenceEncoders):
         super().__init__()
         self.follow(model)
         self._fast = fast
-        self._dtype = _DTYPES[fast.dtype] if fast.dtype else torch.float32
         # batch norms are folded everywhere: what a path changes in the last bit is compared anyway
-        self._images, self._texts = model.image_encoder.folded(), copy.copy(model.text_encoder)
-        self._texts._modules = dict(self._texts._modules)  # the copy's own, or its trunk would become the model's
+        self._images, self._texts = copy.copy(model.image_encoder.folded()), copy.copy(model.text_encoder)
+        encoders: list[Any] = [self._images, self._texts]
+        for encoder in encoders:
+            encoder._modules = dict(encoder._modules)  # the copy's own, or its trunk would become the model's
+            if fast.dtype:
+                encoder.trunk = copy.deepcopy(encoder.trunk).to(_DTYPES[fast.dtype])
         if fast.int8:
             self._images.trunk = _Int8Trunk(self._images.trunk, pixels)
-        if fast.dtype:
-            self._images.trunk.to(self._dtype)
-            self._texts.trunk = copy.deepcopy(self._texts.trunk).to(self._dtype)
         if fast.compile:
             self._images.trunk = torch.compile(self._images.trunk)  # type: ignore[assignment]
             self._texts.trunk = torch.compile(self._texts.trunk, dynamic=True)  # words and rows of every batch differ
@@ -92,12 +92,6 @@ class FastEncoders(InferenceEncoders):
         if self.generation:
             raise ValueError(f"the weights have changed since {self._fast} was compared with 32 bits: compare it again")
         super()._take(model, state)
-
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """As of `InferenceEncoders`, in the number format of the path."""
-        if not self._fast.int8:
-            pixel_values = pixel_values.to(self._dtype, memory_format=torch.channels_last)
-        return self._images.encode(pixel_values)
 
 
 class _Int8Trunk(nn.Module):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,16 +11,12 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
+from ..runtime.locks import fork_safe_lock
 from .config import DiptychConfig
 from .image_processor import DiptychImageProcessor
 
-TOKENIZING = threading.Lock()
+TOKENIZING = fork_safe_lock()
 """A tokenizer cannot be used by one thread while another changes how it cuts."""
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=TOKENIZING.acquire, after_in_parent=TOKENIZING.release, after_in_child=TOKENIZING.release
-    )
-
 LONG_TEXT = 20_000
 """Characters: of a longer text no more is tokenized than tells the word pieces that are read of it."""
 LONGEST_TEXT = 1_000_000

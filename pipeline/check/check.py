@@ -6,10 +6,12 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
 from ..data.columns import OptionNeeded
@@ -17,15 +19,17 @@ from ..data.image_source import BadImage, find_image
 from ..data.labels import class_names, is_multi_label
 from ..data.options import Reading
 from ..data.read import Data, has_column, narrow, read_data
-from ..data.rows import Columns, read_text
+from ..data.rows import STATUSES, Columns, read_text
 from ..data.splits import pick_split
 from ..data.tables import Table
 from ..data.writer import RowWriter
-from .findings import ERRORS, WARNINGS, Checked, Finding, errors, in_order, warnings
-from .scan import CountTokens, Facts, joined, label_code, read_facts, text_hash
-from .statistics import contradictions, figures, leakage
+from .findings import ERRORS, WARNINGS, Checked, Finding, findings, in_order
+from .scan import CountTokens, frame_of, label_code, scan, text_hash, together
 
-_SAMPLE = 200  # image paths that the quick part looks for
+KEPT_BAD_ROWS = 1000
+"""Bad rows of a split that stay in memory; a file takes all."""
+_SAMPLE = 200
+"""Images of a split that the quick part looks for."""
 
 
 def check(
@@ -52,7 +56,7 @@ def check(
 
     Returns:
         `columns`; `remarks`, lines that say how the data is read;
-        `splits` and `all`, with the figures of rows, images, texts and labels; `leakage`
+        `splits` and `all`, with the metrics of rows, images, texts and labels; `leakage`
         between splits; `contradictions`; `bad_rows`, the first thousand of each split with `split`,
         `row`, `status` and `reason`; `errors`, which would break training, evaluating or
         classifying, and `warnings`, both with `code`, `split`, `rows` and `message`, the most
@@ -71,69 +75,63 @@ def check(
     if text_encoder is not None:
         count_tokens, max_length = _tokenizer(text_encoder, max_length)
     vocabulary: dict[Any, int] = {}
-    parts: dict[str, Facts] = {}
+    bad_rows: list[dict[str, Any]] = []
+    parts: dict[str, pd.DataFrame] = {}
     multi_label = columns.label is not None and is_multi_label(read.table, columns.label)
     with ExitStack() as stack:
         writer = stack.enter_context(RowWriter(_beside(out, data))) if out is not None else None
         for name, table in tables.items():
-            parts[name] = read_facts(
+            parts[name] = scan(
                 table,
                 columns,
                 vocabulary,
-                on_bad_row=_recorder(name, writer),
+                on_bad_row=_recorder(name, bad_rows, writer),
                 multi_label=multi_label,
                 count_tokens=count_tokens,
-                progress=_progress(name, table, quiet),
+                progress=partial(_progress, name, table, quiet),
             )
-    names = list(vocabulary)
     limit = None if count_tokens is None else max_length
-    judged = Checked(parts, names, columns, *_training(tables, columns, training), limit)
-    unit = "words" if count_tokens is None else "tokens"
-    notes = [Finding("no_label_column", None, 0, remark)] if remark else []
-    broken = in_order(errors(judged), ERRORS)
+    absent = {name: _absent(table, columns) for name, table in tables.items()}
+    names = list(vocabulary)
+    judged_by = _training(tables, columns, training)
+    checked = Checked(together(parts), names, columns, *judged_by, limit, absent, bad_rows)
+    found = list(findings(checked))
+    found += [Finding("no_label_column", None, 0, remark)] if remark else []
+    broken = in_order(found, ERRORS)
     return {
         "ok": not broken,
         "data": str(data) if isinstance(data, (str, Path)) else type(data).__name__,
         "remarks": remarks,
         "columns": {"image": columns.image, "text": columns.text, "label": columns.label},
         "max_length": limit,
-        "splits": {name: figures(facts, names, unit=unit, max_length=limit) for name, facts in parts.items()},
-        "all": figures(joined(parts.values()), names, unit=unit, max_length=limit),
-        "leakage": leakage(parts),
-        "contradictions": contradictions(parts, names),
-        "bad_rows": [
-            {"split": name, "row": row, "status": status, "reason": reason}
-            for name, facts in parts.items()
-            for row, status, reason in facts.bad_rows
-        ],
+        "splits": {split: checked.metrics[split] for split in parts},
+        "all": checked.metrics[None],
+        "leakage": checked.leakage,
+        "contradictions": checked.contradictions,
+        "bad_rows": bad_rows,
         "bad_rows_file": None if out is None else str(out),
         "errors": broken,
-        "warnings": in_order([*warnings(judged), *notes], WARNINGS),
+        "warnings": in_order(found, WARNINGS),
     }
 
 
 def quick_check(tables: Mapping[str, Table], columns: Columns) -> list[str]:
-    """What can be told without opening an image: one line for each finding, the most severe first.
+    """What can be told without opening an image: one line for each warning, the most severe first.
 
     Args:
         tables: By split, their rows to be asked for by number.
         columns: Which columns to read; a split that lacks one is left out.
     """
     vocabulary: dict[Any, int] = {}
-    parts: dict[str, Facts] = {}
-    lines: list[str] = []
     training = "train" if "train" in tables else next(iter(tables))
     multi_label = columns.label is not None and is_multi_label(tables[training], columns.label)
-    wanted = [name for name in (columns.image, columns.text) if name is not None]
-    for split, table in tables.items():
-        if all(has_column(table, name) for name in wanted) and len(table):
-            parts[split] = _quick_facts(table, columns, vocabulary, multi_label)
-            lines += _lost_images(split, table, columns)
-    if parts:
-        shown = {name: table for name, table in tables.items() if name in parts}
-        judged = Checked(parts, list(vocabulary), columns, *_training(shown, columns, training))
-        lines += [finding["message"] for finding in in_order(warnings(judged), WARNINGS)]
-    return lines
+    whole = {name: table for name, table in tables.items() if len(table) and not _absent(table, columns, label=False)}
+    if not whole:
+        return []
+    lines = [line for name, table in whole.items() for line in _lost_images(name, table, columns)]
+    parts = {name: _quick_scan(table, columns, vocabulary, multi_label) for name, table in whole.items()}
+    checked = Checked(together(parts), list(vocabulary), columns, *_training(whole, columns, training))
+    return lines + [finding["message"] for finding in in_order(findings(checked), WARNINGS)]
 
 
 def _read(data: Any, reading: Reading, split: str | None, remarks: list[str]) -> tuple[Data, str]:
@@ -161,13 +159,15 @@ def _training(tables: Mapping[str, Table], columns: Columns, training: str) -> t
 
 
 def _tokenizer(text_encoder: str, max_length: int) -> tuple[CountTokens, int]:
+    from ..model.processor import beginning
     from ..model.tokenizer import load_tokenizer  # loads torch
 
     if max_length < 3:
         raise ValueError(f"max_length is {max_length}; it must be at least 3: two special tokens and one of the text")
     inside = Path(text_encoder) / "model"  # of a run's folder
     tokenizer = load_tokenizer(inside if (inside / "config.json").is_file() else text_encoder)
-    return lambda text: len(tokenizer(text, verbose=False)["input_ids"]), min(max_length, tokenizer.model_max_length)
+    limit = min(max_length, tokenizer.model_max_length)
+    return lambda text: len(tokenizer(beginning(text, tokenizer, limit), verbose=False)["input_ids"]), limit
 
 
 def _beside(out: str | Path, data: Any) -> Path:
@@ -186,42 +186,45 @@ def _beside(out: str | Path, data: Any) -> Path:
     return path
 
 
-def _recorder(split: str, writer: RowWriter | None) -> Callable[[int, str, str], None]:
+def _absent(table: Table, columns: Columns, *, label: bool = True) -> list[str]:
+    """Columns that a table lacks."""
+    wanted = [columns.image, columns.text, columns.label if label else None]
+    return [name for name in wanted if name is not None and not has_column(table, name)]
+
+
+def _recorder(split: str, kept: list[dict[str, Any]], writer: RowWriter | None) -> Callable[[int, str, str], None]:
+    """What takes the bad rows of a split: the first stay in memory, a file takes all."""
+    most = len(kept) + KEPT_BAD_ROWS
+
     def record(row: int, status: str, reason: str) -> None:
+        bad = {"split": split, "row": row, "status": status, "reason": reason}
+        if len(kept) < most:
+            kept.append(bad)
         if writer is not None:
-            writer.write({"split": split, "row": row, "status": status, "reason": reason})
+            writer.write(bad)
 
     return record
 
 
-def _progress(split: str, table: Table, quiet: bool) -> Callable[[Iterable[Any]], Iterable[Any]]:
+def _progress(split: str, table: Table, quiet: bool, rows: Iterable[Any]) -> Iterable[Any]:
     total = table.rows.size()
-
-    def progress(rows: Iterable[Any]) -> Iterable[Any]:
-        bar: Iterable[Any] = tqdm(
-            rows, desc=f"check {split}", total=total, unit="row", disable=True if quiet else None, leave=False
-        )
-        return bar
-
-    return progress
+    disable = True if quiet else None  # None shows it on a terminal
+    bar: Iterable[Any] = tqdm(rows, desc=f"check {split}", total=total, unit="row", disable=disable, leave=False)
+    return bar
 
 
-def _quick_facts(table: Table, columns: Columns, vocabulary: dict[Any, int], multi_label: bool) -> Facts:
-    hashes, labels = array("Q"), array("q")
+def _quick_scan(table: Table, columns: Columns, vocabulary: dict[Any, int], multi_label: bool) -> pd.DataFrame:
+    """What `scan` gives, of the texts and labels alone."""
+    hashes, labels = array("Q"), array("i")
     feature = table.features.get(str(columns.label))
     for row in narrow(table, replace(columns, image=None)).rows:
         hashes.append(text_hash(read_text(columns.text_of(row))[0]))
         labels.append(label_code(columns.label_of(row), feature, vocabulary, multi_label=multi_label))
     texts = np.asarray(hashes)
-    missing = int((texts == 0).sum()) if columns.text is not None else 0
-    return Facts(
-        images=np.zeros_like(texts),
-        texts=texts,
-        sizes=np.zeros((len(texts), 2), dtype=np.uint64),
-        lengths=np.zeros_like(texts),
-        labels=np.asarray(labels),
-        statuses={"text_missing": missing} if missing else {},
-    )
+    codes = list(STATUSES)
+    missing = (texts == 0) & (columns.text is not None)
+    status = np.where(missing, codes.index("text_missing"), codes.index("ok")).astype("B")
+    return frame_of(text=texts, label=np.asarray(labels), status=status)
 
 
 def _lost_images(split: str, table: Table, columns: Columns) -> list[str]:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from ..data.labels import labels_in, one_label
-from ..data.read import has_column, narrow
-from ..data.rows import Columns, read_pair
+from ..data.read import narrow
+from ..data.rows import STATUSES, Columns, read_pair
 from ..data.tables import Table
 
 NOT_BAD = ("ok", "text_truncated")
 """Statuses of rows of which both halves are used."""
 NO_LABEL, ODD_LABEL = -1, -2
 """What stands for the class of a row that has none, or something that is no label, such as a list."""
-KEPT_BAD_ROWS = 1000
-"""Bad rows of a split that stay in memory; a file takes all."""
+_KEPT = {"image": "Q", "text": "Q", "width": "I", "height": "I", "length": "I", "label": "i", "status": "B", "cut": "B"}
+_STATUSES = {status: code for code, status in enumerate(STATUSES)}
 _CHUNK = 8
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -34,46 +34,7 @@ BadRowFound = Callable[[int, str, str], None]
 CountTokens = Callable[[str], int]
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What is kept of a split, its rows in order.
-
-    Hashes have 64 bits: among ten million rows the chance that any two different ones meet is
-    about one in 400,000.
-
-    Attributes:
-        images: Hash of the decoded pixels of each row's image, 0 where it has none.
-        texts: Hash of each row's text, letter case and blanks aside, 0 where it has none.
-        sizes: Width and height of each image in pixels, upright, (rows, 2).
-        lengths: Words or tokens of each text.
-        labels: Index of each row's class in the vocabulary, or `NO_LABEL` or `ODD_LABEL`.
-        statuses: Rows by status.
-        cut_short: Image files that end too early.
-        bad_rows: The first rows of which a half cannot be used: number, status, reason.
-        absent: Columns that the split lacks.
-    """
-
-    images: np.ndarray
-    texts: np.ndarray
-    sizes: np.ndarray
-    lengths: np.ndarray
-    labels: np.ndarray
-    statuses: Mapping[str, int] = field(default_factory=dict)
-    cut_short: int = 0
-    bad_rows: Sequence[tuple[int, str, str]] = ()
-    absent: Sequence[str] = ()
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    @property
-    def pairs(self) -> np.ndarray:
-        """A hash of each row's image and text together, 0 where a half is missing."""
-        mixed = self.images * np.uint64(0x9E3779B97F4A7C15) + self.texts  # wraps around, as a hash may
-        return np.where((self.images != 0) & (self.texts != 0), mixed, np.uint64(0))
-
-
-def read_facts(
+def scan(
     table: Table,
     columns: Columns,
     vocabulary: dict[Any, int],
@@ -82,70 +43,59 @@ def read_facts(
     multi_label: bool = False,
     count_tokens: CountTokens | None = None,
     progress: Callable[[Iterable[_Seen]], Iterable[_Seen]] = iter,
-) -> Facts:
-    """Read every row of a table once.
+) -> pd.DataFrame:
+    """Read every row of a table once, and keep 34 bytes of it.
+
+    Hashes have 64 bits: among ten million rows the chance that any two different ones meet is about one in 400,000.
 
     Args:
         table: Its rows are read in their order, and no more than a few dozen are held.
         columns: Which columns to read.
         vocabulary: Class indices by label; grows by the labels that are new.
-        on_bad_row: Told of every row of which a half cannot be used.
+        on_bad_row: Called with every row of which a half cannot be used.
         multi_label: Whether labels are lists.
         count_tokens: Lengths of texts in tokens; without it they are counted in words.
         progress: Wraps the rows, to show how far it is.
+
+    Returns:
+        A row for each row, in order: `image`, a hash of its upright pixels, and `text`, one of its text, letter case
+        and blanks aside (both 0 where there is none); `width` and `height` in pixels; `length` of the text in words
+        or tokens; `label`, its index in the vocabulary, or `NO_LABEL` or `ODD_LABEL`; `status`; and `cut`, whether
+        its image file ends too early.
     """
-    rows = narrow(table, columns).rows
-    absent = [name for name in (columns.image, columns.text, columns.label) if name and not has_column(table, name)]
     feature = table.features.get(str(columns.label))
-    images, texts, labels, lengths, sizes = array("Q"), array("Q"), array("q"), array("Q"), array("Q")
-    statuses: Counter[str] = Counter()
-    cut_short = 0
-    bad_rows: list[tuple[int, str, str]] = []
+    rows = narrow(table, columns).rows
+    kept = {name: array(code) for name, code in _KEPT.items()}
     with closing(_look_at_all(rows, columns, table)) as found:
         for seen in progress(found):
-            images.append(seen.image)
-            texts.append(seen.text)
-            sizes.extend(seen.size)
-            lengths.append(_length(seen.words, count_tokens))
-            labels.append(label_code(seen.label, feature, vocabulary, multi_label=multi_label))
-            statuses[seen.status] += 1
+            words = seen.words or ""
+            length = len(words.split()) if count_tokens is None else count_tokens(words) if words else 0
+            label = label_code(seen.label, feature, vocabulary, multi_label=multi_label)
+            status, cut = _STATUSES[seen.status], "truncated" in seen.reason  # as Pillow calls it
+            numbers = (seen.image, text_hash(seen.words), *seen.size, length, label, status, cut)
+            for values, number in zip(kept.values(), numbers, strict=True):
+                values.append(number)
             if seen.status not in NOT_BAD:
                 on_bad_row(seen.row, seen.status, seen.reason)
-                cut_short += "truncated" in seen.reason  # as Pillow calls it
-                if len(bad_rows) < KEPT_BAD_ROWS:
-                    bad_rows.append((seen.row, seen.status, seen.reason))
-    return Facts(
-        images=np.asarray(images),
-        texts=np.asarray(texts),
-        sizes=np.asarray(sizes).reshape(-1, 2),
-        lengths=np.asarray(lengths),
-        labels=np.asarray(labels),
-        statuses=dict(statuses.most_common()),
-        cut_short=cut_short,
-        bad_rows=bad_rows,
-        absent=absent,
-    )
+    return frame_of(**{name: np.asarray(values) for name, values in kept.items()})
 
 
-def joined(parts: Iterable[Facts]) -> Facts:
-    """Several splits as one."""
-    parts = list(parts)
-    statuses: Counter[str] = Counter()
-    for part in parts:
-        statuses.update(part.statuses)
+def frame_of(**values: Any) -> pd.DataFrame:
+    """Rows as `scan` gives them, of what is known of them; the rest is 0, the label `NO_LABEL`, the status `ok`."""
+    rows = max((len(column) for column in values.values()), default=0)
+    nothing = dict.fromkeys(_KEPT, 0) | {"label": NO_LABEL, "status": _STATUSES["ok"]}
+    values = {name: values.get(name, np.full(rows, nothing[name], dtype=code)) for name, code in _KEPT.items()}
+    values["status"] = pd.Categorical.from_codes(values["status"], categories=list(STATUSES))
+    return pd.DataFrame(values)
 
-    def all_of(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
 
-    return Facts(
-        images=all_of("images"),
-        texts=all_of("texts"),
-        sizes=all_of("sizes"),
-        lengths=all_of("lengths"),
-        labels=all_of("labels"),
-        statuses=dict(statuses.most_common()),
-        cut_short=sum(part.cut_short for part in parts),
-    )
+def together(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The rows of all splits, with their `split`, their number in it, `row`, and `pair`, a hash of both halves or 0."""
+    whole = pd.concat([part.assign(split=split, row=np.arange(len(part))) for split, part in parts.items()])
+    mixed = whole["image"] * np.uint64(0x9E3779B97F4A7C15) + whole["text"]  # wraps around, as a hash may
+    both = (whole["image"] != 0) & (whole["text"] != 0)
+    splits = pd.Categorical(whole["split"], categories=list(parts), ordered=True)
+    return whole.assign(pair=mixed.where(both, np.uint64(0)), split=splits).reset_index(drop=True)
 
 
 def label_code(value: Any, feature: Any, vocabulary: dict[Any, int], *, multi_label: bool = False) -> int:
@@ -168,8 +118,7 @@ def text_hash(text: str | None) -> int:
     return 0 if text is None else _hash(" ".join(text.casefold().split()).encode())
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """One row, when its image has been let go."""
 
     row: int
@@ -177,7 +126,6 @@ class _Seen:
     reason: str
     image: int
     size: tuple[int, int]
-    text: int
     words: str | None
     label: Any
 
@@ -210,14 +158,7 @@ def _look(number: int, row: Mapping[str, Any], columns: Columns, table: Table) -
     if pair.image is not None:
         size = pair.image.size
         image = _hash(b"%dx%d" % size, pair.image.tobytes())
-    label = columns.label_of(row)
-    return _Seen(number, pair.status, pair.reason, image, size, text_hash(pair.text), pair.text, label)
-
-
-def _length(text: str | None, count_tokens: CountTokens | None) -> int:
-    if text is None:
-        return 0
-    return len(text.split()) if count_tokens is None else count_tokens(text)
+    return _Seen(number, pair.status, pair.reason, image, size, pair.text, columns.label_of(row))
 
 
 def _hash(*parts: bytes) -> int:

@@ -106,7 +106,7 @@ def test_bad_rows_are_listed_in_their_order(broken):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_all_bad_rows_go_into_a_file(broken, tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("diptych.pipeline.check.scan.KEPT_BAD_ROWS", 2)  # what memory keeps of a split is less
+    monkeypatch.setattr("diptych.pipeline.check.check.KEPT_BAD_ROWS", 2)  # what memory keeps of a split is less
     out = tmp_path / f"bad{suffix}"
     found = check(broken, out=out, quiet=True)
     assert len(found["bad_rows"]) == 3
@@ -210,7 +210,7 @@ def test_the_report_fits_a_screen_and_is_aligned(broken):
     assert len({len(line) for line in table}) == 1, "the last column ends at one place"
     assert table[0].split() == ["train", "validation", "test", "all"]
     assert table[1].split() == ["rows", "12", "6", "6", "24"]
-    assert lines[-1] == "not ready: mend the 1 error above, then check again"
+    assert lines[-1] == "not ready: fix the 1 error above, then check again"
     start = lines.index("bad rows, the first 5 of 6; --out FILE writes all:")
     assert lines[start + 1].split()[:3] == ["train", "0", "image_unreadable"]
 

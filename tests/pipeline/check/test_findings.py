@@ -79,9 +79,13 @@ CASES = {
         {"train": {4: {"image": IMAGES[1], "text": "Shirt  1", "label": "y"}}},
         "2 rows have the image and text of another row, but not its label (train row 1 'n' and train row 4 'y')",
     ),
+    "similar_labels": (
+        {"train": {0: {"label": "boot"}, 1: {"label": " Boot"}, 3: {"label": "Boot "}, 5: {"label": "boot"}}},
+        "the labels 'Boot', 'boot' differ in nothing but letter case",
+    ),
     "leaking_images": (
         {"test": {2: {"image": IMAGES[14]}}},
-        "test: 1 of 6 rows (17 %) have an image of validation (row 2 that of row 2): figures will flatter",
+        "test: 1 of 6 rows (17 %) have an image of validation (row 2 that of row 2): metrics will look too good",
     ),
     "leaking_texts": (
         {"validation": {1: {"text": "SHIRT 7"}}},

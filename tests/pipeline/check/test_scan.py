@@ -7,9 +7,10 @@ import threading
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
-from diptych.pipeline.check import scan as check_facts
-from diptych.pipeline.check.scan import NO_LABEL, NOT_BAD, ODD_LABEL, Facts, label_code, read_facts, text_hash
+from diptych.pipeline.check import scan as module
+from diptych.pipeline.check.scan import NO_LABEL, NOT_BAD, ODD_LABEL, label_code, scan, text_hash, together
 from diptych.pipeline.data.dataset_rows import PassingRows
 from diptych.pipeline.data.labels import label_values
 from diptych.pipeline.data.rows import STATUSES, Columns, read_pair
@@ -29,9 +30,9 @@ IMAGES = [PNG, BMP, JPEG[:-200], b"", b"junk", None, "nope.png", 3]
 TEXTS = ["a shirt", "", None, 7, ["a"], "\ud800"]
 
 
-def facts_of(rows, **options) -> Facts:
+def frame_of(rows, **options) -> pd.DataFrame:
     found = options.pop("found", [])
-    return read_facts(
+    return scan(
         Table(rows if isinstance(rows, list) else PassingRows(rows, "data"), None, "data"),
         COLUMNS,
         options.pop("vocabulary", {}),
@@ -46,13 +47,14 @@ def test_every_row_has_the_status_that_classifying_gives_it(halves):
     rows = [{"image": image, "text": text, "label": "x"} for image, text in halves]
     pairs = [read_pair(number, row, COLUMNS) for number, row in enumerate(rows)]
     bad: list = []
-    facts = facts_of(rows, found=bad)
-    assert len(facts) == len(rows)
-    assert bad == [(p.row, p.status, p.reason) for p in pairs if p.status not in NOT_BAD] == list(facts.bad_rows)
-    assert facts.statuses == {s: n for s in STATUSES if (n := sum(p.status == s for p in pairs))}
-    assert (facts.images != 0).tolist() == [p.image is not None for p in pairs]
-    assert (facts.texts != 0).tolist() == [p.text is not None for p in pairs]
-    assert (facts.pairs != 0).tolist() == [p.image is not None and p.text is not None for p in pairs]
+    frame = frame_of(rows, found=bad)
+    assert len(frame) == len(rows)
+    assert bad == [(p.row, p.status, p.reason) for p in pairs if p.status not in NOT_BAD]
+    assert list(frame["status"]) == [p.status for p in pairs]
+    assert (frame["image"] != 0).tolist() == [p.image is not None for p in pairs]
+    assert (frame["text"] != 0).tolist() == [p.text is not None for p in pairs]
+    both = together({"train": frame})["pair"] != 0
+    assert both.tolist() == [p.image is not None and p.text is not None for p in pairs]
 
 
 def test_statuses_that_are_not_bad_are_those_of_pairs_that_are_not():
@@ -62,13 +64,13 @@ def test_statuses_that_are_not_bad_are_those_of_pairs_that_are_not():
 
 def test_rows_stay_in_order_whatever_the_threads_do():
     rows = [{"image": picture("red", seed=i, size=(200 if i % 9 else 2)), "text": str(i)} for i in range(150)]
-    facts = facts_of(rows)
-    assert facts.texts.tolist() == [text_hash(str(i)) for i in range(150)]
-    assert facts.sizes[:, 0].tolist() == [200 if i % 9 else 2 for i in range(150)]
+    frame = frame_of(rows)
+    assert frame["text"].tolist() == [text_hash(str(i)) for i in range(150)]
+    assert frame["width"].tolist() == [200 if i % 9 else 2 for i in range(150)]
 
 
 def test_no_more_than_a_few_dozen_rows_are_held(monkeypatch):
-    monkeypatch.setattr(check_facts, "_THREADS", 2)
+    monkeypatch.setattr(module, "_THREADS", 2)
     drawn, ahead = [], []
 
     def rows():
@@ -81,7 +83,7 @@ def test_no_more_than_a_few_dozen_rows_are_held(monkeypatch):
             ahead.append(len(drawn) - count)
             yield row
 
-    assert len(facts_of(rows(), progress=progress)) == 500
+    assert len(frame_of(rows(), progress=progress)) == 500
     assert max(ahead) <= 8 * (2 * 2 + 1)
 
 
@@ -92,7 +94,7 @@ def test_an_error_leaves_no_thread_behind():
     before = threading.active_count()
     table = Table(PassingRows(({"image": b"junk", "text": "a"} for _ in range(10_000)), "data"), None, "data")
     with pytest.raises(ValueError, match="the disk is full") as caught:
-        read_facts(table, COLUMNS, {}, on_bad_row=stop)
+        scan(table, COLUMNS, {}, on_bad_row=stop)
     assert threading.active_count() == before
     assert caught.tb, "which holds the frames, so that nothing is closed by being forgotten"
 
@@ -100,14 +102,15 @@ def test_an_error_leaves_no_thread_behind():
 def test_images_are_the_same_by_their_pixels():
     same = [PNG, BMP, picture("red", seed=1, size=64)]
     plain = [Image.new("RGB", size, "red") for size in ((8, 2), (2, 8), (4, 4))]  # as many bytes, all equal
-    images = facts_of([{"image": i, "text": "a"} for i in (*same, picture("red", seed=2, size=64), *plain)]).images
+    images = frame_of([{"image": i, "text": "a"} for i in (*same, picture("red", seed=2, size=64), *plain)])["image"]
     assert len(set(images[:3].tolist())) == 1
     assert len(set(images.tolist())) == 5
 
 
 def test_a_file_that_ends_too_early_is_counted():
-    facts = facts_of([{"image": i, "text": "a"} for i in (JPEG, JPEG[:-200], b"junk")])
-    assert (facts.cut_short, facts.statuses["image_unreadable"]) == (1, 2)
+    frame = frame_of([{"image": i, "text": "a"} for i in (JPEG, JPEG[:-200], b"junk")])
+    assert frame["cut"].tolist() == [0, 1, 0]
+    assert list(frame["status"]) == ["ok", "image_unreadable", "image_unreadable"]
 
 
 @example("Straße", "STRASSE")
@@ -144,12 +147,11 @@ def test_what_is_no_label_is_told_from_none():
 
 def test_lengths_are_words_or_what_the_counter_says():
     rows = [{"image": None, "text": text} for text in ("one two  three", None, "a")]
-    assert facts_of(rows).lengths.tolist() == [3, 0, 1]
-    assert facts_of(rows, count_tokens=len).lengths.tolist() == [14, 0, 1]
+    assert frame_of(rows)["length"].tolist() == [3, 0, 1]
+    assert frame_of(rows, count_tokens=len)["length"].tolist() == [14, 0, 1]
 
 
-def test_facts_are_numbers_and_nothing_else():
-    facts = facts_of([{"image": PNG, "text": "a"}] * 3)
-    kept = [facts.images, facts.texts, facts.sizes, facts.lengths, facts.labels]
-    assert all(isinstance(array, np.ndarray) and array.dtype.kind in "ui" for array in kept)
-    assert sum(array.nbytes for array in kept) == 3 * 48
+def test_what_is_kept_of_a_row_are_a_few_bytes():
+    frame = frame_of([{"image": PNG, "text": "a" * 1000}] * 3)
+    assert frame.memory_usage(index=False, deep=True).drop("status").sum() == 3 * 33
+    assert frame["status"].cat.codes.dtype == np.int8

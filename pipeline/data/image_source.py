@@ -25,16 +25,16 @@ MAX_FILE_BYTES = 1 << 30
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _ARCHIVE = "is an archive, which is not opened: unpack it first"
-_PAGE = "is an HTML page, as a failed download leaves it, and no image: download it again"
+_PAGE = "is an HTML page, as a failed download leaves it: download the file again"
 _HEADS = {  # of files that often stand where an image should, what they are and what to do
     b"version https://git-lfs": "is a git-lfs pointer and not the file itself: fetch it with 'git lfs pull'",
     b"<!doctype html": _PAGE,
     b"<html": _PAGE,
     b"<head": _PAGE,
     b"<svg": "is an SVG drawing, which is not decoded: save it as PNG",
-    b"<?xml": "is an XML document, as a failed download leaves it, and no image",
-    b"<error": "is an XML document, as a failed download leaves it, and no image",
-    b'{"': "is JSON text, as a failed download leaves it, and no image",
+    b"<?xml": "is an XML document, as a failed download leaves it: download the file again",
+    b"<error": "is an XML document, as a failed download leaves it: download the file again",
+    b'{"': "is JSON text, as a failed download leaves it: download the file again",
     b"%pdf": "is a PDF document, which is not decoded: save its pages as PNG",
     b"\0\5\x16\7": "is a hidden file of macOS that lies beside the real one: leave it out",
     b"\0\0\0\1bud1": "is a hidden file of macOS that describes its folder: leave it out",

@@ -68,10 +68,14 @@ class ParquetRows(Rows):
     def _batches(self, wanted: Callable[[pa.RecordBatch], Any]) -> Iterator[Any]:
         self._require_types()
         for path, schema in zip(self.files, self._schemas, strict=True):
-            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
-                columns = [name for name in self._columns if name in schema.names]
-                for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
-                    yield wanted(batch)
+            columns, number = [name for name in self._columns if name in schema.names], 0
+            try:
+                with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+                    for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
+                        yield wanted(batch)
+                        number += len(batch)
+            except (pa.ArrowException, OSError) as error:  # of a page that is damaged
+                raise ValueError(f"{path} cannot be read past its first {number} rows: {first_line(error)}") from error
 
     def only(self, wanted: Callable[[int], bool]) -> Iterator[Any]:
         """As of `Rows`."""

@@ -204,9 +204,13 @@ def test_real_data_is_checked_in_seconds(real_data):
 def test_the_report_fits_a_screen_and_is_aligned(broken):
     lines = run(broken, "--quiet", code=1).stdout.splitlines()
     assert len(lines) < 60
-    assert lines[:2] == [str(broken), "columns: image from 'photo', text from 'caption', label from 'category'"]
+    assert lines[:3] == [
+        str(broken),
+        "splits: train from train.csv; validation from validation.csv; test from test.csv",
+        "columns: image from 'photo', text from 'caption', label from 'category'",
+    ]
     assert max(map(len, lines)) <= 110
-    table = lines[3 : lines.index("", 3)]
+    table = lines[4 : lines.index("", 4)]
     assert len({len(line) for line in table}) == 1, "the last column ends at one place"
     assert table[0].split() == ["train", "validation", "test", "all"]
     assert table[1].split() == ["rows", "12", "6", "6", "24"]

@@ -45,6 +45,8 @@ def mutate(data: Path, generator: random.Random) -> str:
     """Do one thing to a table or to what is beside it; what it was."""
     table = data / "metadata.csv" if data.is_dir() else data
     kind = generator.choice([*BYTES, *LINES, *FILES])
+    if not table.is_file() or not table.stat().st_size:  # what was done before was enough
+        return "nothing"
     if kind in BYTES:
         content = bytearray(table.read_bytes())
         BYTES[kind](content, generator)

@@ -94,7 +94,8 @@ class CsvRows(FileRows):
         if file.path not in self._marks:
             head = next((text for line in file.lines() if (text := file.text(line)).strip()), "")
             said = _SEPARATOR.match(head)
-            counts = {mark: len(next(csv.reader([head], delimiter=mark), [])) for mark in _DELIMITERS}
+            with long_cells():
+                counts = {mark: len(next(csv.reader([head], delimiter=mark), [])) for mark in _DELIMITERS}
             self._marks[file.path] = said[1] if said else max(_DELIMITERS, key=lambda mark: counts[mark])
         return self._marks[file.path]
 

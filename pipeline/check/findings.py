@@ -143,8 +143,9 @@ def findings(checked: Checked) -> Iterator[Finding]:
         message = f"{clash['rows']:,} rows have the image and text of another row, but not its label ({shown}): "
         yield Finding("contradictions", None, clash["rows"], message + "correct them or take them out")
     for names in alike({label for name in checked.names for label in each_label(name)}):
-        message = f"the labels {_listed(names)} differ in nothing but letter case: make them one, or give them names"
-        yield Finding("similar_labels", None, sum(checked.metrics[None]["labels"]["counts"][n] for n in names), message)
+        rows = sum(checked.metrics[None]["labels"]["counts"].get(name, 0) for name in names)
+        message = f"labels {_listed(names)} differ in letter case alone, and are {len(names)} classes: make them one?"
+        yield Finding("similar_labels", None, rows, message)
     for leak in checked.leakage:
         yield from _leaks(leak, len(checked.parts[leak["splits"][1]]))
     yield from _sizes(checked.metrics[None], checked.max_length)

@@ -120,7 +120,8 @@ def _read(
     """Which columns there are, and the rows of training and validation."""
     read = read_data(data, reading, need_label=labelled, streaming=reading.stream, say=console.print)
     tables, table, columns = read.tables, read.table, read.columns
-    require_some(table, columns)
+    for part in (table, tables.get("validation", table)):
+        require_some(part, columns)
     rows: TableRows | StreamRows
     if table.rows.by_number and not reading.stream:
         for finding in quick_check(tables, columns):
@@ -129,9 +130,9 @@ def _read(
     else:
         console.print("streaming: one pass to count rows and classes (`diptych check` would read the rest as well)")
         rows = StreamRows(tables, columns, config, labelled=labelled, console=console)
-    for group in alike(rows.names):
-        names = ", ".join(map(repr, group))
-        console.print(f"labels {names} differ in letter case alone, and are {len(group)} classes: make them one?")
+        for group in alike(rows.names):
+            names = ", ".join(map(repr, group))
+            console.print(f"labels {names} differ in letter case alone, and are {len(group)} classes: make them one?")
     if rows.multi_label:
         console.print(f"labels: lists in {columns.label!r}, so a row may have several or none (multi-label)")
     return columns, rows

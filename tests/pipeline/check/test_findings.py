@@ -8,10 +8,9 @@ import datasets
 import pytest
 from diptych import check
 from diptych.pipeline.check.findings import ERRORS, WARNINGS
-from diptych.pipeline.data.columns import find_columns
-from diptych.pipeline.data.labels import label_ids, label_names
-from diptych.pipeline.data.splits import hold_out
-from diptych.pipeline.data.tables import load_tables
+from diptych.pipeline.runtime.console import Console
+from diptych.pipeline.training.config import read_options
+from diptych.pipeline.training.setup import _read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,7 +80,7 @@ CASES = {
     ),
     "similar_labels": (
         {"train": {0: {"label": "boot"}, 1: {"label": " Boot"}, 3: {"label": "Boot "}, 5: {"label": "boot"}}},
-        "the labels 'Boot', 'boot' differ in nothing but letter case",
+        "labels 'Boot', 'boot' differ in letter case alone, and are 2 classes",
     ),
     "leaking_images": (
         {"test": {2: {"image": IMAGES[14]}}},
@@ -169,40 +168,34 @@ def test_a_split_of_other_columns_altogether(streaming):
     assert found["splits"]["test"]["statuses"] == {"both_missing": 3}
 
 
-LABELS = st.lists(st.sampled_from(["a", "b", None]), min_size=1, max_size=5)
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from([IMAGES[0], IMAGES[1], None]), st.sampled_from(["t", ""]), st.sampled_from(["a", "b", ""])
+    ),
+    min_size=1,
+    max_size=5,
+)
 
 
 @settings(max_examples=80, deadline=None)
-@given(LABELS, st.none() | LABELS, st.booleans())
-def test_a_label_is_an_error_exactly_where_training_stops(train, validation, declared):
+@given(ROWS, st.none() | ROWS, st.booleans())
+def test_there_is_an_error_exactly_where_training_stops(train, validation, declared):
     feature = datasets.ClassLabel(names=["a", "b", "c"]) if declared else datasets.Value("string")
-    features = datasets.Features(image=datasets.Value("string"), text=datasets.Value("string"), label=feature)
+    features = datasets.Features(image=datasets.Image(), text=datasets.Value("string"), label=feature)
     parts = {"train": train} | ({"validation": validation} if validation is not None else {})
     data = datasets.DatasetDict({
-        split: datasets.Dataset.from_dict(
-            {"image": ["x.png"] * len(labels), "text": ["t"] * len(labels), "label": labels}, features=features
+        split: datasets.Dataset.from_list(
+            [{"image": image, "text": text, "label": label or None} for image, text, label in rows], features=features
         )
-        for split, labels in parts.items()
+        for split, rows in parts.items()
     })  # fmt: skip
-
-    def as_training_begins() -> None:
-        tables = load_tables(data)
-        label = str(find_columns(tables["train"]).label)
-        names = label_names(tables["train"], label)
-        ids = label_ids(tables["train"], label, names)
-        if len(set(ids)) < 2:
-            raise ValueError("one label")
-        if validation is not None:
-            label_ids(tables["validation"], label, names)
-        else:
-            hold_out(tables["train"], ids, fraction=0.1, seed=0)
-
+    config, _, reading = read_options({})
     try:
-        as_training_begins()
+        _read(data, config, reading, labelled=True, console=Console(lambda line: None, bars=False))
         stops = False
     except ValueError:
         stops = True
-    codes = {finding["code"] for finding in check(data, quiet=True)["errors"]} - {"no_images"}
+    codes = {finding["code"] for finding in check(data, quiet=True)["errors"]}
     assert bool(codes) is stops, codes
 
 

@@ -81,7 +81,13 @@ def _cell(part: Any, place: str) -> str:
         part = (part or [0, 0])[int(key)] if key.isdecimal() else part.get(key, 0)
     if part is None:
         return "-"
-    return "x".join(map(str, part)) if isinstance(part, list) else f"{part:.0%}" if isinstance(part, float) else f"{part:,}"
+    return (
+        "x".join(map(str, part))
+        if isinstance(part, list)
+        else f"{part:.0%}"
+        if isinstance(part, float)
+        else f"{part:,}"
+    )
 
 
 def _bad_rows(found: Mapping[str, Any], width: int) -> list[str]:

@@ -43,6 +43,7 @@ class BatchNorm(nn.BatchNorm2d):
             unbiased = var * count / (count - 1).clamp(min=1)
             running_mean.lerp_(mean.to(running_mean), step)
             running_var.lerp_(unbiased.to(running_var), step)
+            cast(Tensor, self.num_batches_tracked).add_(enough[0])
         centred = torch.where(enough, centred, states - running_mean[:, None, None])
         scale = (torch.where(enough, var, running_var) + self.eps).rsqrt() * self.weight
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)

@@ -57,23 +57,46 @@ def pick_split(tables: Mapping[str, T], split: str | None, *, default: str | Non
     return tables[split]
 
 
-def hold_out(table: Any, labels: Sequence[int], *, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Row numbers to train on and to validate with: a seeded share of every class, at least one where it has two.
+def hold_out(
+    table: Any, labels: Sequence[int], *, fraction: float, seed: int, groups: Sequence[int] | None = None
+) -> tuple[list[int], list[int]]:
+    """Row numbers to train on and to validate with: a seeded share of every class, at least one row where it has two.
+
+    Rows of a group stay on one side. A group counts for the rarest class among its rows; of each class so many groups
+    are held out that their rows come nearest to its share, and one group at least is trained on.
+
+    Args:
+        table: For the message.
+        labels: Of each row.
+        fraction: Of the rows to validate with.
+        seed: Of the choice.
+        groups: Of each row; each row is a group of its own if not given.
 
     Raises:
-        ValueError: No class has two rows, so that nothing can be held out.
+        ValueError: No class has two groups, so that nothing can be held out.
     """
     generator = np.random.default_rng(seed)
     classes = np.asarray(labels)
+    names, group_of = np.unique(np.arange(len(classes)) if groups is None else groups, return_inverse=True)
+    _, class_of, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    rarest = np.full(len(names), -1)
+    for row in np.argsort(-counts[class_of], kind="stable"):  # the rarest last
+        rarest[group_of[row]] = class_of[row]
+    sizes = np.bincount(group_of)
     held: list[int] = []
-    for label in np.unique(classes):
-        rows = np.flatnonzero(classes == label)
-        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        held += generator.permutation(rows)[:count].tolist()
+    for label in range(len(counts)):
+        members = np.flatnonzero(rarest == label)
+        rows = int(sizes[members].sum())
+        wanted, taken = min(max(1, round(fraction * rows)), rows - 1), 0
+        for left, group in zip(range(len(members), 0, -1), generator.permutation(members), strict=True):
+            size = int(sizes[group])
+            if left > 1 and taken < wanted and (size == 1 or abs(taken + size - wanted) <= abs(taken - wanted)):
+                held.append(int(group))
+                taken += size
     if not held:
         raise ValueError(f"{table.name} has one row per class: nothing can be held out; give a validation split")
-    kept = set(range(len(classes))) - set(held)
-    return sorted(kept), sorted(held)
+    is_held = np.isin(group_of, held)
+    return np.flatnonzero(~is_held).tolist(), np.flatnonzero(is_held).tolist()
 
 
 def strata(targets: Sequence[tuple[int, ...]]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.content import NOTHING, image_id
 from ..data.image_source import BadImage
 from ..data.images import image_content, image_errors, read_image
 from ..data.rows import Columns, UnreadableRow, read_text
@@ -24,6 +25,7 @@ from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..runtime.console import SILENT, Console
 from ..runtime.files import megabytes
+from ..runtime.seeds import content_id
 from .folder import require_room
 from .store import DoesNotFit, FeatureStore, Places, item_id, trunk_key
 
@@ -35,8 +37,6 @@ Problem = tuple[str, str]
 
 _BATCH = 64
 """Pictures or texts that are encoded at a time."""
-_NOTHING = 0
-"""The id of what is not there."""
 _NO_WEIGHT = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 """What a text encoder's configuration says of where it came from, and not of what it computes."""
 
@@ -58,7 +58,8 @@ class HalfFeatures:
         store: Where they are.
         places: Of every row of the table; none for a row that has no such half, or was not asked for.
         problems: Of rows whose half is missing or cannot be used.
-        ids: (rows of the table,), of 63 bits, equal where contents are: an image's file, a text.
+        ids: (rows of the table,), of 63 bits, equal where a text's word pieces are, and an image's pixels and their
+            size; of images 0 if they were not asked for.
         grid: Height and width in regions, of images; None of texts.
     """
 
@@ -87,7 +88,6 @@ class _Found(NamedTuple):
         row: Its number there.
         item: The id of what is to be encoded; empty if there is nothing, for which `problem` gives the reason.
         tokens: How many its features will be.
-        content_id: One of `HalfFeatures.ids`.
         problem: What is wrong with the row's half, if anything is.
         pieces: A text's word pieces, four bytes each.
     """
@@ -96,7 +96,6 @@ class _Found(NamedTuple):
     row: int
     item: bytes
     tokens: int
-    content_id: int
     problem: Problem | None = None
     pieces: bytes = b""
 
@@ -108,6 +107,7 @@ def encode_images(
     folder: Path,
     *,
     workers: int = 0,
+    ids: bool = False,
     console: Console = SILENT,
 ) -> list[HalfFeatures] | None:
     """Features of the images of all these rows, each image encoded once, by one of all processes.
@@ -118,6 +118,7 @@ def encode_images(
         wanted: Rows of one table or several.
         folder: Of the cache.
         workers: Processes that decode, beside each that encodes.
+        ids: Whether `HalfFeatures.ids` are wanted, for which every image is decoded.
         console: Shows how it goes.
 
     Returns:
@@ -152,7 +153,8 @@ def encode_images(
     bad = _complete(store, found, encode, encoder, "image", console)
     if bad is None:
         return None
-    return [_half(store, part, found, bad, len(of.table), (rows, columns)) for part, of in enumerate(wanted)]
+    contents = _pixel_ids(wanted, found, console) if ids else {}
+    return [_half(store, part, found, bad, len(of.table), contents, (rows, columns)) for part, of in enumerate(wanted)]
 
 
 def encode_texts(
@@ -194,7 +196,8 @@ def encode_texts(
     bad = _complete(store, found, encode, encoder, "text", console)
     if bad is None:
         return None
-    return [_half(store, part, found, bad, len(of.table)) for part, of in enumerate(wanted)]
+    contents = {one.item: content_id(one.pieces) for one in found if one.item}
+    return [_half(store, part, found, bad, len(of.table), contents) for part, of in enumerate(wanted)]
 
 
 @contextlib.contextmanager
@@ -229,9 +232,9 @@ def _image_items(part: int, rows: Sequence[int], of: RowsToEncode, tokens: int) 
             item = item_id(*image_content(of.columns.image_of(values), folder=of.table.folder))
         except BadImage as error:
             problem = (error.status, str(error))
-            yield _Found(part, row, b"", 0, _NOTHING, None if of.columns.image is None else problem)
+            yield _Found(part, row, b"", 0, None if of.columns.image is None else problem)
         else:
-            yield _Found(part, row, item, tokens, _number(item))
+            yield _Found(part, row, item, tokens)
 
 
 def _text_items(
@@ -248,15 +251,25 @@ def _text_items(
         pieces = iter(processor.word_pieces(texts))
         for row, (text, problem) in zip(here, read, strict=True):
             if text is None:
-                yield _Found(part, row, b"", 0, _NOTHING, None if of.columns.text is None else problem)
+                yield _Found(part, row, b"", 0, None if of.columns.text is None else problem)
             else:
                 ids = np.array(next(pieces), dtype=np.int32).tobytes()
                 tokens = 1 if pool else len(ids) // 4
-                yield _Found(part, row, item_id(ids), tokens, _number(item_id(text.encode())), None, ids)
+                yield _Found(part, row, item_id(ids), tokens, None, ids)
 
 
-def _number(item: bytes) -> int:
-    return int.from_bytes(item[:8], "big") >> 1
+def _pixel_ids(wanted: Sequence[RowsToEncode], found: Sequence[_Found], console: Console) -> dict[bytes, int]:
+    """The content of each image, by its item: files that hold the same pixels have the same."""
+    state = PartialState()
+    distinct = {one.item: one for one in found if one.item}.values()
+    mine = [one for one in distinct if one.item[0] % state.num_processes == state.process_index]
+    ids = []
+    for one in console.progress(mine, desc="comparing images", unit="image"):
+        of = wanted[one.part]
+        with contextlib.suppress(BadImage):
+            source = of.columns.image_of(of.table.rows[one.row])
+            ids.append((one.item, image_id(read_image(source, folder=of.table.folder))))
+    return dict(gather_object(ids))
 
 
 def _complete(
@@ -322,6 +335,7 @@ def _half(
     found: Sequence[_Found],
     bad: dict[bytes, Problem],
     rows: int,
+    contents: Mapping[bytes, int],
     grid: tuple[int, int] | None = None,
 ) -> HalfFeatures:
     items: list[bytes | None] = [None] * rows
@@ -329,11 +343,12 @@ def _half(
     problems = {}
     for one in found:
         if one.part == part:
-            items[one.row], ids[one.row] = one.item or None, one.content_id
+            items[one.row] = one.item or None
             problem = one.problem or bad.get(one.item)
             if problem is not None:
                 problems[one.row] = problem
-                ids[one.row] = _NOTHING  # all that cannot be used is alike
+            else:
+                ids[one.row] = contents.get(one.item, NOTHING)
     return HalfFeatures(store, store.find(items), problems, ids, grid)
 
 

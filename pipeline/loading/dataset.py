@@ -14,12 +14,13 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..data.content import image_id, pieces_id
 from ..data.digest import row_digest
 from ..data.image_source import BadImage
 from ..data.images import image_errors
 from ..data.rows import Columns, Pair, all_reasons, read_pair, worst_status
 from ..model.processor import DiptychProcessor
-from ..runtime.seeds import content_id, draw_seed
+from ..runtime.seeds import draw_seed
 from .augmentation import Augmentation
 from .loader import Batches, Collate, Example, Shares
 from .plan import Plan
@@ -39,7 +40,7 @@ class PairDataset(Dataset[Example]):
         processor: Of the model.
         rows: Which rows to take, in this order; all if not given.
         augmentation: For training.
-        ids: Whether to hash images and texts, so that equal ones can be told.
+        ids: Whether to hash pixels and word pieces, so that equal images and texts are known.
         seed: Of the order and the augmentation. What is drawn for a row follows from it, the epoch and the row,
             whichever process reads the row and whatever it has read before.
         augment_from: Epoch from which pictures are changed.
@@ -118,9 +119,10 @@ class PairDataset(Dataset[Example]):
         label = None if self.labels is None else self.labels[row]
         ids: tuple[int | None, int | None] = (None, None)
         if self.ids:
-            image_id = content_id(pair.image.tobytes() if pair.image else b"") if image is None else image.ids[row]
-            text_id = content_id((pair.text or "").encode()) if text is None else text.ids[row]
-            ids = image_id, text_id
+            ids = (
+                image_id(pair.image) if image is None else image.ids[row],
+                pieces_id(self._pieces(pair.text)) if text is None else text.ids[row],
+            )
         return Example(row, pixel_values, pair.text, label, status, reason, *ids)
 
     def _read(self, row: int) -> Pair:
@@ -132,6 +134,9 @@ class PairDataset(Dataset[Example]):
         enough = None if self.ids else self.processor.image_processor.needed_size
         values, folder = self.table.rows[row], self.table.folder
         return read_pair(row, values, self.columns, folder, at_least=enough, image=not no_image, text=not no_text)
+
+    def _pieces(self, text: str | None) -> list[int] | None:
+        return None if text is None else self.processor.word_pieces([text])[0]
 
     def _prepare(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
         if self.augmentation is None or epoch < self.augment_from:

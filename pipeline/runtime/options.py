@@ -8,6 +8,8 @@ from dataclasses import field, fields
 from numbers import Real
 from typing import Any
 
+from .choices import require_choice
+
 
 def option(
     default: Any,
@@ -53,11 +55,10 @@ def check_options(options: Any) -> None:
     }
     for spec in fields(options):
         value, limits = getattr(options, spec.name), spec.metadata.get("limits", {})
-        choices = spec.metadata.get("choices")
         if value is None:
             continue
-        if choices and value not in choices:
-            raise ValueError(f"{spec.name} is {value!r}; choose one of {', '.join(choices)}")
+        if choices := spec.metadata.get("choices"):
+            require_choice(spec.name, value, choices)
         if limits and not isinstance(value, Real):
             raise ValueError(f"{spec.name} is {value!r}; it must be a number")
         if not all(holds[how](value, limit) for how, limit in limits.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..feature_cache.encode import HalfFeatures, RowsToEncode, encode_images, encode_texts
 from ..loading.dataset import PairDataset
@@ -97,7 +98,7 @@ class FeatureReuse(EpochRows):
             for data, keep in zip(self.data, keeping, strict=True)
             if keep
         ]
-        options = {"workers": self.config.workers}
+        options: dict[str, Any] = {"workers": self.config.workers, "ids": any(data.ids for data in self.data)}
         found = encode_images(self.model, self.processor, wanted, self.folder, console=self.console, **options)
         features = iter(found or ())
         return [next(features, None) if keep else None for keep in keeping]

@@ -126,7 +126,7 @@ def _read(
     if table.rows.by_number and not reading.stream:
         for finding in quick_check(tables, columns):
             console.print(f"check: {finding}")
-        rows = TableRows(tables, columns, config, labelled=labelled)
+        rows = TableRows(tables, columns, config, labelled=labelled, console=console)
     else:
         console.print("streaming: one pass to count rows and classes (`diptych check` would read the rest as well)")
         rows = StreamRows(tables, columns, config, labelled=labelled, console=console)

@@ -13,12 +13,14 @@ from torch import Tensor
 from ..data.labels import is_multi_label, label_ids, label_names, multi_label_names, multi_label_targets
 from ..data.read import narrow
 from ..data.rows import Columns
-from ..data.splits import hold_out, strata, training_table
+from ..data.splits import strata, training_table
 from ..data.tables import Table
 from ..loading.augmentation import Augmentation, speaks_of_sides
 from ..loading.dataset import PairDataset
 from ..model.processor import DiptychProcessor
+from ..runtime.console import SILENT, Console
 from .config import TrainConfig
+from .held_out import hold_out_unseen
 
 
 class TableRows:
@@ -31,6 +33,7 @@ class TableRows:
         columns: Which columns to read.
         config: How the run goes.
         labelled: Whether the run needs labels.
+        console: Shows how the rows to validate with are held out.
 
     Attributes:
         names: The classes; none if the run needs no labels.
@@ -44,7 +47,15 @@ class TableRows:
 
     can_keep_features = True
 
-    def __init__(self, tables: Mapping[str, Table], columns: Columns, config: TrainConfig, *, labelled: bool) -> None:
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        columns: Columns,
+        config: TrainConfig,
+        *,
+        labelled: bool,
+        console: Console = SILENT,
+    ) -> None:
         self.columns, self.config = columns, config
         self.table = training_table(tables)
         self.names: list[str] = []
@@ -63,7 +74,9 @@ class TableRows:
             self.source = "its own split"
         else:
             classes = [0] * len(self.table.rows) if labels is None else strata(labels) if self.multi_label else labels
-            self.kept, self.held = hold_out(self.table, classes, fraction=config.validation_share, seed=config.seed)
+            self.kept, self.held = hold_out_unseen(
+                self.table, columns, classes, fraction=config.validation_share, seed=config.seed, console=console
+            )
             self.source = f"a stratified {config.validation_share:.0%}, seed {config.seed}"
         if self.multi_label:
             require_any(sum(map(sum, _chosen(self.held_labels, self.held))), self.held_table, columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def train(
     try:
         setup = set_up(data, config, build, reading, model, console)
         fit = Fit(setup.model, setup.processor, config, setup.objective, folder, console)
-        rows = setup.rows
+        rows, config = setup.rows, replace(config, precision=fit.accelerator.mixed_precision)
         others: dict[str, Any] = {"columns": str(setup.columns), **setup.augmentation}
         identity = identity_of(config, setup.model, setup.processor, rows.training, rows.validation, **others)
         earlier = folder.read() if resume else {}

@@ -17,6 +17,7 @@ from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.loading.loader import Collate
 from diptych.pipeline.loading.plan import Plan
 from diptych.pipeline.model.folder import save_model
+from PIL import Image
 
 from ...conftest import build_tiny, picture
 from .test_processes import launch
@@ -106,7 +107,7 @@ def test_features_are_those_of_evaluation_whatever_is_to_train_later(pairs, star
     assert first["epochs"][0]["train_loss"] == pytest.approx(plain["epochs"][0]["train_loss"], abs=1e-3)
     frozen, said = run(pairs, tmp_path / "frozen", start)  # reads what the first has kept
     assert "0 of them new" in "\n".join(said)
-    plain, _ = run(pairs, tmp_path / "plain", start, cache=False)
+    plain, _ = run(pairs, tmp_path / "frozen and plain", start, cache=False)
     for ours, theirs in zip(frozen["epochs"], plain["epochs"], strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-3)
 
@@ -207,10 +208,14 @@ def test_aligning_reads_features_too(pairs, text_folder, tmp_path):
         assert one["texts"] == other["texts"]
 
 
-def png(colour: str) -> bytes:
+def stored(image, kind="PNG") -> bytes:
     file = io.BytesIO()
-    picture(colour).save(file, "PNG")
+    image.save(file, kind)
     return file.getvalue()
+
+
+def png(colour: str) -> bytes:
+    return stored(picture(colour))
 
 
 @pytest.mark.parametrize("halves", ["image", "text", "both"])
@@ -230,7 +235,7 @@ def test_bad_rows_are_what_they_are_without_features(halves, ids, tiny, tmp_path
     table = Table(rows, None, "table")
     plain = PairDataset(table, Columns("image", "text"), None, processor, ids=ids)
     wanted = [RowsToEncode(table, plain.columns, plain.rows)]
-    images = encode_images(model, processor, wanted, tmp_path) if halves != "text" else None
+    images = encode_images(model, processor, wanted, tmp_path, ids=ids) if halves != "text" else None
     texts = encode_texts(model, processor, wanted, tmp_path) if halves != "image" else None
     known = plain.with_features(images and images[0], texts and texts[0])
     for one, other in zip(plain, known, strict=True):
@@ -254,6 +259,33 @@ def test_bad_rows_are_what_they_are_without_features(halves, ids, tiny, tmp_path
     with torch.no_grad():
         logits = [model(**batch).logits for batch in inputs]
     torch.testing.assert_close(*logits, atol=1e-2, rtol=0)
+
+
+def test_ids_are_of_pixels_with_their_size_and_of_word_pieces_with_and_without_the_cache(tiny, tmp_path):
+    model, processor = tiny
+    rows = [
+        {"image": stored(Image.new("RGB", (8, 2), "red")), "text": "a red shirt"},
+        {"image": stored(Image.new("RGB", (2, 8), "red")), "text": "A  red\tshirt"},  # as many equal pixels
+        {"image": stored(Image.new("RGB", (8, 2), "red"), "BMP"), "text": "a red shoe"},
+        {"image": Image.new("RGB", (8, 2), "red"), "text": None},
+        {"image": None, "text": "a red shirt"},
+    ]
+    table = Table(rows, None, "table")
+    plain = PairDataset(table, Columns("image", "text"), None, processor, ids=True)
+    wanted = [RowsToEncode(table, plain.columns, plain.rows)]
+    [images], [texts] = (
+        encode_images(model, processor, wanted, tmp_path, ids=True),
+        encode_texts(model, processor, wanted, tmp_path),
+    )
+    for data in (plain, plain.with_features(images, None), plain.with_features(images, texts)):
+        examples = [data[row] for row in range(5)]
+        image_ids, text_ids = ([getattr(e, name) for e in examples] for name in ("image_id", "text_id"))
+        assert image_ids[0] == image_ids[2] == image_ids[3] != image_ids[1]
+        assert text_ids[0] == text_ids[1] == text_ids[4] != text_ids[2]
+        assert (image_ids, text_ids) == (
+            [plain[row].image_id for row in range(5)],
+            [plain[row].text_id for row in range(5)],
+        )
 
 
 def test_of_several_processes_one_may_have_no_row(tiny, pairs, tmp_path):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diptych import evaluate, load_model, train
 from diptych.pipeline.training.config import TrainConfig
 from diptych.pipeline.training.optim import parameter_groups
@@ -109,6 +110,17 @@ def test_mixed_precision_learns_too_and_saves_32_bits(pairs, text_folder, tmp_pa
     assert record["best"]["accuracy"] >= 0.9
     assert {p.dtype for p in load_model(tmp_path)[0].parameters()} == {torch.float32}
     run(pairs, tmp_path, text_folder, epochs=1, overwrite=True)  # and back
+
+
+def test_the_precision_of_a_run_stays_with_it(pairs, text_folder, tmp_path):
+    run(pairs, tmp_path, text_folder, epochs=1, precision="bf16")
+    assert Accelerator().mixed_precision == "no"
+
+
+def test_a_run_obeys_what_the_launcher_was_told(pairs, text_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert run(pairs, tmp_path / "told", text_folder, epochs=1)["run"]["precision"] == "bf16"
+    assert run(pairs, tmp_path / "asked", text_folder, epochs=1, precision="no")["run"]["precision"] == "no"
 
 
 def test_starting_from_a_model_keeps_its_head_if_the_labels_are_the_same(trained, pairs, text_folder, tmp_path):

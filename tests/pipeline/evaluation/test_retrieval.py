@@ -103,14 +103,14 @@ def test_a_model_without_classes_says_what_it_is_for(aligned, pairs):
 def test_labels_are_learned_from_an_aligned_model(aligned, pairs, tmp_path):
     said: list[str] = []
     options = {key: OPTIONS[key] for key in ("batch_size", "learning_rate", "quiet")}
-    record = train(pairs, tmp_path, model=aligned[0], epochs=1, say=said.append, **options)
+    record = train(pairs, tmp_path / "on", model=aligned[0], epochs=1, say=said.append, **options)
     assert any("the head is new" in line for line in said)
-    model, _ = load_model(tmp_path)
+    model, _ = load_model(tmp_path / "on")
     assert model.config.labels == ["red", "blue"]
     assert model.config.alignment_weight == 1.0  # it goes on, unless told otherwise
     assert record["best"]["accuracy"] >= 0
-    train(pairs, tmp_path, model=aligned[0], alignment_weight=0.0, epochs=1, say=said.append, **options)
-    assert load_model(tmp_path)[0].alignment is None
+    train(pairs, tmp_path / "off", model=aligned[0], alignment_weight=0.0, epochs=1, say=said.append, **options)
+    assert load_model(tmp_path / "off")[0].alignment is None
 
 
 def test_what_cannot_be_ranked_is_refused(aligned, text_folder):

@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 
@@ -31,11 +30,11 @@ class BatchNorm(nn.BatchNorm2d):
     def _over_processes(self, input: Tensor) -> Tensor:
         states = input.to(torch.promote_types(input.dtype, torch.float32))
         count = states.new_full((1,), states.numel() / states.shape[1])
-        total = _sum(torch.cat([states.sum(dim=(0, 2, 3)), count]))  # (channels + 1,)
+        total = _Sum.apply(torch.cat([states.sum(dim=(0, 2, 3)), count]))  # (channels + 1,)
         count = total[-1].detach().clamp(min=1)
         mean = total[:-1] / count
         centred = states - mean[:, None, None]
-        var = _sum(centred.square().sum(dim=(0, 2, 3))) / count
+        var = _Sum.apply(centred.square().sum(dim=(0, 2, 3))) / count
         running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
         enough = count > 1
         with torch.no_grad():
@@ -43,7 +42,7 @@ class BatchNorm(nn.BatchNorm2d):
             unbiased = var * count / (count - 1).clamp(min=1)
             running_mean.lerp_(mean.to(running_mean), step)
             running_var.lerp_(unbiased.to(running_var), step)
-            cast(Tensor, self.num_batches_tracked).add_(enough[0])
+            cast(Tensor, self.num_batches_tracked).add_(enough)
         centred = torch.where(enough, centred, states - running_mean[:, None, None])
         scale = (torch.where(enough, var, running_var) + self.eps).rsqrt() * self.weight
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
@@ -54,10 +53,18 @@ def shared() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _sum(tensor: Tensor) -> Tensor:
+class _Sum(torch.autograd.Function):
     """The sum over all processes; its gradient is the sum of theirs."""
-    total: Tensor = all_reduce(tensor, group=_group(dist.group.WORLD))
-    return total
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.detach().clone()
+        dist.all_reduce(total, group=_group(dist.group.WORLD))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grad)
 
 
 @lru_cache(maxsize=1)

@@ -117,7 +117,7 @@ def training_table(tables: Mapping[str, T]) -> T:
     """
     others = [split for split in tables if split not in SPLITS]
     if "train" in tables or len(tables) == len(others) == 1:
-        return tables.get("train") or tables[others[0]]
+        return tables["train"] if "train" in tables else tables[others[0]]
     raise ValueError(
         f"there is no split to train on, only {', '.join(tables)}: call one train, or give the file or the split itself"
     )

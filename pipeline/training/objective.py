@@ -132,7 +132,7 @@ def table_row(epoch: dict[str, Any], objective: Objective, *, heading: bool) -> 
     """One line of the table of epochs, under its heading the first time; it fits 80 columns."""
     columns = ["epoch", "train_loss", *objective.table, "seconds"]
     names = [_SHORT.get(column, column) for column in columns]
-    widths = [max(7, len(name)) for name in names]
+    widths = [max(8, len(name)) for name in names]
     cells = [_cell(column, epoch[column]).rjust(width) for column, width in zip(columns, widths, strict=True)]
     row = "  ".join(cells)
     return (

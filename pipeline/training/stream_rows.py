@@ -35,8 +35,6 @@ class StreamRows:
     Args, Attributes, Raises: as of `TableRows`; `console` shows how far the pass has come.
     """
 
-    can_keep_features = False
-
     def __init__(
         self,
         tables: Mapping[str, Table],

@@ -39,13 +39,10 @@ class TableRows:
         names: The classes; none if the run needs no labels.
         multi_label: Whether a row may have several or none.
         source: Where the rows to validate with come from, in words.
-        can_keep_features: Whether the features of frozen encoders can be kept and found again.
 
     Raises:
         ValueError: The labels cannot be learned from, or nothing can be held out.
     """
-
-    can_keep_features = True
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ def test_options_are_sorted_into_what_they_are_of():
     config, build, data = read_options(
         {"epochs": 7, "hidden_size": 64, "label_column": "kind", "architecture": {"x": 1}}
     )
-    assert (config.epochs, data.columns["label"]) == (7, "kind")
+    assert (config.epochs, data.label_column) == (7, "kind")
     assert build.given() == {"hidden_size": 64, "x": 1}
     assert read_options({"image_weights": "random"})[0].unfreeze_image is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ class BertEncoder(Encoder):
                 parts[-1 if behind else 0][1].append(module)
         return list(parts)
 
-    @property
+    @functools.cached_property
     def longest(self) -> int | None:
         """Word pieces of the longest text that the trunk has positions for; None if it has no end."""
         positions = self._positions()
@@ -114,9 +115,19 @@ class BertEncoder(Encoder):
         """Last hidden states, (batch, words, width), from (batch, words) ids and a mask with 1 for real words.
 
         Real words come first, wherever padding stood. With `pool` their mean over the real words, (batch, 1, width).
+
+        Raises:
+            ValueError: A text has more words than the trunk has positions for.
         """
         order = attention_mask.argsort(dim=1, descending=True, stable=True)
         input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+        if self.longest is not None and input_ids.shape[1] > self.longest:
+            if bool(attention_mask[:, self.longest :].any()):
+                raise ValueError(
+                    f"a text has {int(attention_mask.sum(dim=1).max())} word pieces, and the text encoder has "
+                    f"positions for {self.longest}: cut it"
+                )
+            input_ids, attention_mask = input_ids[:, : self.longest], attention_mask[:, : self.longest]
         states: Tensor = self.trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.pool:  # before the projection, which then passes over one vector, and one is kept of a text
             real = attention_mask.unsqueeze(-1).to(states.dtype)

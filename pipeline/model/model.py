@@ -75,7 +75,6 @@ class DiptychModel(PreTrainedModel):
     config_class = DiptychConfig
     base_model_prefix = "diptych"
     main_input_name = "pixel_values"
-    supports_gradient_checkpointing = True
     _keys_to_ignore_on_load_unexpected = [r"^half_heads\."]  # noqa: RUF012  of format 1
     _supports_sdpa = True
 
@@ -278,6 +277,11 @@ class DiptychModel(PreTrainedModel):
                 "or with --alignment-weight above 0"
             )
         return self.alignment
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:
+        """Whether the text trunk does; MPNet's and ALBERT's do not."""
+        return bool(self.text_encoder.trunk.supports_gradient_checkpointing)
 
     def get_input_embeddings(self) -> nn.Module:
         """The text trunk's embeddings of word pieces."""

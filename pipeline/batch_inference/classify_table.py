@@ -47,6 +47,10 @@ def classify_table(
     batch_size: int | None = None,
     workers: int | None = None,
     contributions: bool = True,
+    precision: float | None = None,
+    coverage: float | None = None,
+    sets: float | None = None,
+    set_score: str = "least-ambiguous",
     fast: Fast | None = None,
     part_rows: int = 10_000,
     resume: bool = False,
@@ -69,7 +73,7 @@ def classify_table(
         on_bad_row: As for calling an `ImageTextClassifier`.
         batch_size: As for calling an `ImageTextClassifier`.
         workers: As for calling an `ImageTextClassifier`.
-        contributions: As for calling an `ImageTextClassifier`.
+        contributions, precision, coverage, sets, set_score: As for calling an `ImageTextClassifier`.
         fast: A faster way to run the encoders, compared with the usual one on the first rows before anything is
             written.
         part_rows: Rows of each part of a folder, and of what several processes share.
@@ -88,7 +92,7 @@ def classify_table(
             that would be lost or that does not belong to this run; or too few labels agree on the fast path.
         Interrupted: A signal came; what was classified before is kept likewise.
     """
-    options = ClassifyOptions(batch_size, on_bad_row, workers, contributions)
+    options = ClassifyOptions(batch_size, on_bad_row, workers, contributions, precision, coverage, sets, set_score)
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     state = PartialState(cpu=not torch.accelerator.is_available())
     team = Team(state)
@@ -130,7 +134,8 @@ def classify_table(
             return parts.begin(identity, resume=resume, overwrite=overwrite, say=say)
 
         others = {"split": split, "--on-bad-row": on_bad_row, "fast path": fast and str(fast), "--part-rows": part_rows}
-        others["contributions"] = contributions
+        others |= {"contributions": contributions, "precision": precision, "coverage": coverage}
+        others |= {"sets": sets, "set_score": set_score}
         with contextlib.closing(parts):
             counts = _into_parts(job, parts, team, begin, partial(states_of, data), say=aloud, quiet=quiet)
     columns, lost = job.columns, {"image_missing", "both_missing"}
@@ -166,7 +171,9 @@ class _Job:
         return {
             "labels": self.classifier.labels,
             "multi_label": self.classifier.model.config.multi_label,
-            "columns": None if suffix == ".jsonl" else _column_types(self.table, every=suffix == ".parquet"),
+            "columns": None
+            if suffix == ".jsonl"
+            else _column_types(self.table, self.options.requested, every=suffix == ".parquet"),
         }
 
 
@@ -311,17 +318,18 @@ def _open(data: Any, split: str | None, reading: Reading, say: Callable[[str], N
     return table, columns
 
 
-def _column_types(table: Table, *, every: bool) -> dict[str, Any] | None:
+def _column_types(table: Table, requested: list[str], *, every: bool) -> dict[str, Any] | None:
     """The columns of the output and their types; None for a stream, of which nothing can be read ahead.
 
     Features tell them. Of other rows, `every` one is read, or the first thousand: for parquet a type must suit all
     values, and a part that finds another one after hours is too late.
     """
+    columns = [*Prediction.__annotations__, *requested]
     if table.features:
-        return output_row(types_of_features(table.features), dict.fromkeys(Prediction.__annotations__, pa.string()))  # type: ignore[arg-type]
+        return output_row(types_of_features(table.features), dict.fromkeys(columns, pa.string()))  # type: ignore[arg-type]
     if not table.rows.by_number:
         return None
-    nothing: Any = dict.fromkeys(Prediction.__annotations__)
+    nothing: Any = dict.fromkeys(columns)
     rows = islice(table.rows, None if every and not isinstance(table.rows, CsvRows) else 1000)  # CSV is text anyway
     return types_of_rows(output_row(row, nothing) for row in rows)
 

@@ -137,6 +137,7 @@ class RowWriter:
             by_label = pa.struct([(label, pa.float64()) for label in self.labels])
             if self.labels:
                 known["scores"] = by_label
+            known |= {"abstained": pa.bool_(), "label_set": pa.list_(pa.string())}
             if self.multi_label:
                 known |= {"label": pa.list_(pa.string()), **dict.fromkeys(numbers[-2:], by_label)}
             if self.columns is not None:

@@ -20,7 +20,8 @@ from ..data.splits import pick_split
 from ..loading.dataset import PairDataset
 from ..loading.loader import batches_once
 from ..loading.plan import gather_parts
-from ..model.config import DEFAULT_THRESHOLD, DiptychConfig
+from ..model.calibration import MODALITIES, modalities_of
+from ..model.config import DEFAULT_THRESHOLD
 from ..model.folder import load_model
 from ..model.model import require_classes
 from ..model.scores import scores
@@ -78,6 +79,7 @@ def measure(
     *,
     each_half: bool = False,
     choose_thresholds: bool = False,
+    chooses: Callable[[int], bool] | None = None,
 ) -> dict[str, Any]:
     """Metrics over all rows of `batches`, each counted once however many processes share them.
 
@@ -91,6 +93,7 @@ def measure(
         console: Shows how far it has come.
         each_half: Whether to measure each half alone as well, the other taken away from every row.
         choose_thresholds: Whether to choose a multi-label model's thresholds on these rows, in place of its own.
+        chooses: Of a row's number, whether it counts; all do if not given.
 
     Returns:
         `accuracy`, `macro_f1`, `auroc`, `loss`; of a multi-label model `micro_f1`, `macro_f1`,
@@ -99,6 +102,55 @@ def measure(
         standard deviation, and `image_weight_by_class`, the mean over the rows of each label;
         `without_prediction` and `one_half`, counts of rows. With `each_half` also `text_only` and
         `image_only`: `rows` that have that half, and the first figures of them.
+    """
+    plain = accelerator.unwrap_model(model)
+    kept = collect(model, batches, accelerator, console, each_half=each_half)
+    if chooses is not None:
+        mine = torch.tensor([chooses(number) for number in kept["number"].tolist()])
+        kept = {name: tensor[mine] for name, tensor in kept.items()}
+    image_there, text_there = kept["present"].unbind(dim=1)
+
+    config, usable = plain.config, image_there | text_there
+    modalities = modalities_of(image_there, text_there)
+    thresholds = None
+    if config.multi_label:
+        thresholds = config.thresholds or [DEFAULT_THRESHOLD] * config.num_labels
+        if choose_thresholds:
+            found_scores = scores(kept["both"][usable], config, modalities[usable])
+            thresholds = best_thresholds(found_scores.numpy(), kept["labels"][usable].numpy())
+
+    def metrics_of(name: str, rows: Tensor) -> dict[str, Any]:
+        had = modalities if name == "both" else torch.full_like(modalities, MODALITIES.index(name.partition("_")[0]))
+        return _metrics(scores(kept[name], config, had)[rows], kept["labels"][rows], thresholds)
+
+    metrics = metrics_of("both", usable) | _weight_metrics(kept, usable, config.labels)
+    if thresholds is not None:
+        metrics["thresholds"] = thresholds
+    metrics["without_prediction"] = int((~usable).sum())
+    metrics["one_half"] = int((image_there ^ text_there).sum())
+    if each_half:
+        for name, rows in (("text_only", text_there), ("image_only", image_there)):
+            metrics[name] = {"rows": int(rows.sum()), **(metrics_of(name, rows) if bool(rows.any()) else {})}
+    return metrics
+
+
+@torch.inference_mode()
+def collect(
+    model: Any,
+    batches: Iterable[dict[str, Any]],
+    accelerator: Accelerator,
+    console: Console = SILENT,
+    *,
+    each_half: bool = False,
+) -> dict[str, Tensor]:
+    """What a model gives for all rows, in their order, each once however many processes share them.
+
+    Args: as of `measure`.
+
+    Returns:
+        `both` (rows, classes), raw logits; with `each_half` also `text_only` and `image_only`, as if each row lacked
+        the other; `labels`; `present` (rows, 2), image first; `weights` (rows, 2) where the model has a gate; `number`
+        (rows,), of each row in its table.
     """
     was_training = model.training
     model.eval()
@@ -114,46 +166,24 @@ def measure(
             outputs = {name: plain.fuse(*views[name]) for name in names}
         found = {name: widen(output.logits) for name, output in outputs.items()}
         found |= {"labels": batch["labels"], "present": torch.stack([image.present, text.present], dim=1)}
+        found["number"] = torch.tensor(batch["rows"])
         if outputs["both"].modality_weights is not None:
             found["weights"] = widen(outputs["both"].modality_weights)
         parts.append({name: tensor.cpu() for name, tensor in found.items()})
         numbers += batch["rows"]
     model.train(was_training)
-    kept = gather_parts(parts, numbers, accelerator)
-    image_there, text_there = kept["present"].unbind(dim=1)
-
-    config, usable = plain.config, image_there | text_there
-    thresholds = None
-    if config.multi_label:
-        thresholds = config.thresholds or [DEFAULT_THRESHOLD] * config.num_labels
-        if choose_thresholds:
-            found_scores = scores(kept["both"][usable], config)
-            thresholds = best_thresholds(found_scores.numpy(), kept["labels"][usable].numpy())
-
-    def figures(name: str, rows: Tensor) -> dict[str, Any]:
-        return _figures(kept[name][rows], kept["labels"][rows], config, thresholds)
-
-    metrics = figures("both", usable) | _weight_figures(kept, usable, config.labels)
-    if thresholds is not None:
-        metrics["thresholds"] = thresholds
-    metrics["without_prediction"] = int((~usable).sum())
-    metrics["one_half"] = int((image_there ^ text_there).sum())
-    if each_half:
-        for name, rows in (("text_only", text_there), ("image_only", image_there)):
-            metrics[name] = {"rows": int(rows.sum()), **(figures(name, rows) if bool(rows.any()) else {})}
-    return metrics
+    return gather_parts(parts, numbers, accelerator)
 
 
-def _figures(logits: Tensor, labels: Tensor, config: DiptychConfig, thresholds: list[float] | None) -> dict[str, Any]:
-    found, truth = scores(logits, config).numpy(), labels.numpy()
+def _metrics(found: Tensor, labels: Tensor, thresholds: list[float] | None) -> dict[str, Any]:
     return (
-        classification_metrics(found, truth)
+        classification_metrics(found.numpy(), labels.numpy())
         if thresholds is None
-        else multi_label_metrics(found, truth.astype(int), np.array(thresholds))
+        else multi_label_metrics(found.numpy(), labels.numpy().astype(int), np.array(thresholds))
     )
 
 
-def _weight_figures(kept: dict[str, Tensor], usable: Tensor, names: list[str]) -> dict[str, Any]:
+def _weight_metrics(kept: dict[str, Tensor], usable: Tensor, names: list[str]) -> dict[str, Any]:
     """Mean, spread and mean by class of the modality weights; all None if the model learns none."""
     keys = ("image_weight", "text_weight", "image_weight_spread", "image_weight_by_class")
     if "weights" not in kept:

@@ -64,7 +64,7 @@ def explain(
             tokens = model.encode(pair.batch)
             output = model.fuse(*tokens, output_attentions=True, average_heads=True)
         logits = cast(Tensor, output.logits)
-        (row,) = scores(logits, model.config).tolist()
+        (row,) = scores(logits, model.config, pair.modalities).tolist()
         label = max(range(len(row)), key=row.__getitem__)
         other = None if against is None else labels.index(against)
         if other == label:

@@ -144,4 +144,5 @@ def score_of(model: DiptychModel, pair: Pair, removed: list[tuple[Tensor, Tensor
     """Scores (variants,) of a class, each without some cells and word pieces."""
     cells, pieces = (torch.stack(items) for items in zip(*removed, strict=True))
     parts = [variants(model, pair, c, p) for c, p in zip(cells.split(16), pieces.split(16), strict=True)]
-    return scores(torch.cat(parts), model.config)[:, label]
+    logits = torch.cat(parts)
+    return scores(logits, model.config, pair.modalities.expand(len(logits)))[:, label]

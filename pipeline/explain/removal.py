@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...encoders.tokens import Tokens
+from ..model.calibration import modalities_of
 from ..model.model import DiptychModel
 
 CELLS = 7
@@ -40,6 +41,11 @@ class Pair:
     def has_text(self) -> bool:
         """Whether there is a text with a word in it."""
         return bool(self.batch["text_present"][0]) and bool(self.words)
+
+    @property
+    def modalities(self) -> Tensor:
+        """What the row has, (1,), as `scores` takes it."""
+        return modalities_of(self.batch["image_present"], self.batch["text_present"])
 
     def greyed(self, cells: Tensor) -> Tensor:
         """Pixel values (variants, 3, height, width) with cells grey: the mean colour of what the encoder was made for.

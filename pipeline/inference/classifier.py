@@ -159,7 +159,7 @@ class ImageTextClassifier:
             return rows
         rows = list(rows)
         names = list(data.columns) if _is_frame(data) else data.column_names
-        empty: dict[str, list[Any]] = {name: [] for name in output_columns(map(str, names))}
+        empty: dict[str, list[Any]] = {name: [] for name in output_columns(map(str, names), options.requested)}
         if isinstance(data, datasets.Dataset):
             return datasets.Dataset.from_list(rows) if rows else datasets.Dataset.from_dict(empty)
         if not hasattr(data, "index"):  # of polars

@@ -18,6 +18,9 @@ class Prediction(TypedDict):
     Shapley value for the log-odds of the label, 0 for an absent modality, above 0 where it speaks for the label. Both
     sum to the log-odds with both less those with neither. Of a multi-label model they are by label, for the labels of
     the row; None if they were not asked for. The seven last are None in a row without a prediction.
+
+    On request come `abstained`, whether the score is too low to answer, and `label_set`, the classes of the conformal
+    set, the likeliest first: see `ClassifyOptions`.
     """
 
     row: int
@@ -52,7 +55,7 @@ def output_row(row: Any, prediction: Prediction) -> dict[str, Any]:
             value = value["path"]
         elif isinstance(value, (bytes, bytearray)) or hasattr(value, "getbands") or getattr(value, "ndim", 0) > 1:
             continue
-        if name in Prediction.__annotations__:
+        if name in prediction:
             name = f"input_{name}"
             while name in own:
                 name = f"input_{name}"
@@ -60,7 +63,7 @@ def output_row(row: Any, prediction: Prediction) -> dict[str, Any]:
     return {**merged, **prediction}
 
 
-def output_columns(names: Iterable[str]) -> list[str]:
-    """The columns of what comes out of a table with columns `names`."""
-    nothing: Any = dict.fromkeys(Prediction.__annotations__)
+def output_columns(names: Iterable[str], requested: Iterable[str] = ()) -> list[str]:
+    """The columns of what comes out of a table with columns `names`, with those on request."""
+    nothing: Any = dict.fromkeys([*Prediction.__annotations__, *requested])
     return list(output_row(dict.fromkeys(names), nothing))

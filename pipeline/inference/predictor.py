@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..data.rows import BadRow, Columns
+from ..model.calibration import MODALITIES, modalities_of
 from ..model.contributions import contributions
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..model.scores import chosen, scores
 from ..runtime.cpus import usable_cpus
+from .decisions import Decisions
 from .encoding import InferenceEncoders, RecentFeatures
 from .options import ClassifyOptions
 from .predictions import NO_PREDICTION, Prediction
@@ -51,6 +53,7 @@ class Predictor:
         self.device = model.device
         self.size = BatchSize(options.batch_size, self.device)
         self.images, self.texts = RecentFeatures(), RecentFeatures()
+        self.decisions = Decisions(model.config, options) if options.requested else None
         self.reader = Reader(processor, columns, folder, encoders, self.images)
 
     def stream(self, rows: Iterable[Mapping[str, Any]], *, prompt: bool) -> Iterator[Prediction]:
@@ -99,6 +102,7 @@ class Predictor:
             if row.picture is not None and row.picture.is_of_old_weights(self.encoders.generation):
                 self.reader.prepare(row)
         by_number: dict[int, dict[str, Any]] = {}
+        nothing = NO_PREDICTION | dict.fromkeys(self.options.requested)
 
         def predict(some: list[Row]) -> None:
             by_number.update(zip((row.number for row in some), self._forward(some), strict=True))
@@ -107,7 +111,7 @@ class Predictor:
         if usable := [row for row in batch if row.number < end and not row.empty and not (skips and row.bad)]:
             self.size.run(predict, usable)
         return [
-            Prediction(row=row.number, status=row.status, reason=row.reason, **by_number.get(row.number, NO_PREDICTION))  # type: ignore[typeddict-item]
+            Prediction(row=row.number, status=row.status, reason=row.reason, **by_number.get(row.number, nothing))  # type: ignore[typeddict-item]
             for row in batch
         ]
 
@@ -127,7 +131,8 @@ class Predictor:
         output = self.model.fuse(image, text)
         logits = cast(Tensor, output.logits)
         config = self.model.config
-        by_row = scores(logits, config).tolist()
+        modalities = modalities_of(image.present, text.present)
+        by_row = scores(logits, config, modalities).tolist()
         weights = [(None, None)] * len(rows) if output.modality_weights is None else output.modality_weights.tolist()
         found = [
             {
@@ -146,6 +151,9 @@ class Predictor:
             for columns, (of_image, of_text) in zip(found, shares, strict=True):
                 columns["image_contribution"] = self._by_label(columns["label"], of_image)
                 columns["text_contribution"] = self._by_label(columns["label"], of_text)
+        if self.decisions is not None:
+            for columns, row, modality in zip(found, by_row, modalities.tolist(), strict=True):
+                columns |= self.decisions.of(row, MODALITIES[modality])
         return found
 
     def _by_label(self, chosen: Any, share: Any) -> Any:

@@ -17,6 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..data.rows import read_text
 from ..data.values import is_nothing
+from ..model.calibration import modalities_of
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..model.scores import scores
@@ -51,13 +52,14 @@ class ImageTextClassificationPipeline(Pipeline):
 
     def _forward(self, batch: Any) -> Any:
         there = batch["image_present"] | batch["text_present"]
-        return {"logits": self.model(**batch).logits, "there": there}
+        modalities = modalities_of(batch["image_present"], batch["text_present"])
+        return {"logits": self.model(**batch).logits, "there": there, "modalities": modalities}
 
     def postprocess(self, output: dict[str, Any], top_k: int | None = None) -> list[dict[str, Any]]:
         """The `top_k` labels of one pair, all if not given, with their scores."""
         if not output["there"].any():
             return []
-        row = scores(output["logits"], self.model.config)[0].tolist()
+        row = scores(output["logits"], self.model.config, output["modalities"])[0].tolist()
         ranked = sorted(zip(self.model.config.labels, row, strict=True), key=lambda item: -item[1])
         return [{"label": label, "score": score} for label, score in ranked[:top_k]]
 

@@ -51,6 +51,8 @@ class DiptychConfig(PreTrainedConfig):
             at 0 the model has none, and cannot rank.
         thresholds: Of a multi-label model (`problem_type` is `multi_label_classification`): the score of each
             class from which it is there, chosen on validation; None is 0.5 for all.
+        calibration: By which modalities a row has (`both`, `text`, `image`), its temperature and what thresholds and
+            sets are chosen by, as `evaluation.calibration.calibrate` gives it; None where a model is not calibrated.
         format_version: Version of the saved folder.
         id2label: From class index to label name.
 
@@ -80,6 +82,7 @@ class DiptychConfig(PreTrainedConfig):
     balance: float = 0.5
     alignment_weight: float = 0.0
     thresholds: Any = None
+    calibration: Any = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:

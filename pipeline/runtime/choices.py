@@ -23,6 +23,9 @@ DTYPES = ("bf16", "fp16")
 ON_BAD_ROW = ("mask", "skip", "error")
 """What to do with a row whose image or text cannot be used."""
 
+SET_SCORES = ("least-ambiguous", "adaptive")
+"""How conformal sets are built: as small as they can be on the whole, or larger where a row is harder."""
+
 
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """See that `value` is one of `choices`.

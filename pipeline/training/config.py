@@ -197,6 +197,7 @@ class TrainConfig:
         panel=TRAINING,
         choices=METRICS,
     )
+    calibration: bool = option(True, "Calibrate the scores on validation rows after the last epoch.", panel=TRAINING)
     patience: int | None = option(
         None,
         "Stop after so many epochs without a better one, not counting those before --unfreeze-at.",

@@ -146,6 +146,10 @@ class Fit:
             self.console.print(f"rows that were not whole, in all epochs together: {counts}")
         return progress.history
 
+    def validation_batches(self, rows: EpochRows, epoch: int) -> Batches:
+        """This process's batches to measure by, as of `epoch`."""
+        return self._batches(rows, epoch)[1]
+
     def _plan(self, data: PairSource) -> Plan:
         return Plan(
             len(data),

@@ -12,9 +12,12 @@ from torch import Tensor
 from ..evaluation.evaluate import measure
 from ..evaluation.retrieval import measure_ranking
 from ..model.model import DiptychModel
+from ..runtime.seeds import draw_seed
 
 RARE = 0.1
 """A class with less than this part of its even share of the rows is rare."""
+ENOUGH_TO_CALIBRATE = 1_000
+"""Validation rows from which on half of them calibrate and the other half choose the epoch."""
 ENOUGH = 10
 """Validation rows of each class from which on macro-F1 is more than chance."""
 
@@ -118,6 +121,11 @@ def choose_metric(
     metric = "macro_f1" if fewest >= ENOUGH else "loss"
     why = f"the rarest class has {rare[0]} training rows where an even share is {rare[1]:.0f}"
     return replace(objective, select=metric), f"{why}, and at least {fewest} validation rows" if fewest else why
+
+
+def chooses_epoch(seed: int, row: int) -> bool:
+    """Whether a validation row chooses the epoch, where there are `ENOUGH_TO_CALIBRATE`; the others calibrate."""
+    return draw_seed(seed, "calibration", row) % 2 == 0
 
 
 def out_of_patience(history: list[dict[str, Any]], objective: Objective, patience: int | None, start: int) -> bool:

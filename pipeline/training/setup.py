@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,15 @@ from ..model.processor import DiptychProcessor
 from ..runtime.console import Console
 from .config import BuildOptions, DataOptions, TrainConfig
 from .feature_reuse import EpochRows, FeatureReuse
-from .objective import ALIGN, CLASSIFY, MULTI_LABEL, Objective, choose_metric
+from .objective import (
+    ALIGN,
+    CLASSIFY,
+    ENOUGH_TO_CALIBRATE,
+    MULTI_LABEL,
+    Objective,
+    choose_metric,
+    chooses_epoch,
+)
 from .optim import trains_from
 from .stream_rows import StreamRows
 from .table_rows import TableRows
@@ -82,6 +91,7 @@ def set_up(
     set_seed(config.seed)
     network, processor = _start(model, build, rows, console)
     objective.prepare(network, config.alignment_weight)
+    network.config.calibration = None  # of other weights
     network.image_encoder.unfreeze(config.unfreeze_image)
     network.text_encoder.unfreeze(config.unfreeze_text)
     network.class_loss = ClassLoss(
@@ -100,6 +110,9 @@ def set_up(
         augment_from=augment_from,
     )
     what = f"{len(rows.names)} classes" if labelled else "no labels needed"
+    if labelled and config.calibration and len(validation) >= ENOUGH_TO_CALIBRATE:
+        chooses = partial(chooses_epoch, config.seed)
+        objective = replace(objective, measure=partial(objective.measure, chooses=chooses))
     console.print(f"data: {len(training)} rows to train on, {len(validation)} to validate ({rows.source}), {what}")
     total, trained = (
         sum(p.numel() for p in network.parameters() if p.requires_grad or every) for every in (True, False)

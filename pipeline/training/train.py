@@ -20,6 +20,7 @@ from ..runtime.heartbeat import Heartbeat
 from ..runtime.launch import fork, forks
 from ..runtime.record import read_record, require_same
 from ..runtime.version import __version__
+from .calibrate import calibrate_run
 from .checkpoints import remove_checkpoints
 from .config import read_options
 from .loop import Fit
@@ -118,6 +119,10 @@ def train(
             try:
                 with Heartbeat(folder.path):
                     fit.run(rows, resume=resume, identity=identity, note=note, after_epoch=after_epoch)
+                if config.calibration and setup.objective.needs_labels:
+                    best = setup.objective.best(fit.progress.history)
+                    batches = fit.validation_batches(rows, best["epoch"] if best else 1)
+                    about["calibration"] = calibrate_run(fit, batches, seed=config.seed, rows=len(rows.validation))
                 note("done")
             except BaseException:
                 with contextlib.suppress(OSError, ValueError):  # of a full disk, say, which is then the error to show

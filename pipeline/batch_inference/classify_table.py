@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..data.writer import RowWriter, types_of_features, types_of_rows
 from ..inference.classifier import ImageTextClassifier
 from ..inference.fast_path import Fast, use_fast_path
 from ..inference.options import ClassifyOptions
-from ..inference.predictions import Prediction, output_row
+from ..inference.predictions import COLUMNS, output_row
 from ..runtime.files import reason, user_path
 from ..runtime.outputs import beside, keep_part, see_that_it_is_new
 from ..runtime.signals import Interrupted, StopSignals
@@ -43,21 +43,13 @@ def classify_table(
     *,
     model: str | Path,
     split: str | None = None,
-    on_bad_row: str = "mask",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    contributions: bool = True,
-    precision: float | None = None,
-    coverage: float | None = None,
-    sets: float | None = None,
-    set_score: str = "least-ambiguous",
     fast: Fast | None = None,
     part_rows: int = 10_000,
     resume: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
     quiet: bool = False,
-    **reading: Any,
+    **options: Any,
 ) -> dict[str, int]:
     """Classify rows as they are read and write them as they are classified, in order; no table is held.
 
@@ -70,10 +62,6 @@ def classify_table(
             has no suffix; `-` for JSON lines to standard output.
         model: A run's folder, a model's folder or a Hub id.
         split: Which split, if the data has several.
-        on_bad_row: As for calling an `ImageTextClassifier`.
-        batch_size: As for calling an `ImageTextClassifier`.
-        workers: As for calling an `ImageTextClassifier`.
-        contributions, precision, coverage, sets, set_score: As for calling an `ImageTextClassifier`.
         fast: A faster way to run the encoders, compared with the usual one on the first rows before anything is
             written.
         part_rows: Rows of each part of a folder, and of what several processes share.
@@ -81,7 +69,7 @@ def classify_table(
         overwrite: Replace what an earlier run has written to `out`.
         say: What to do with each line that tells how it goes.
         quiet: Show no progress bar.
-        **reading: Fields of `Reading`, such as `image_column`.
+        **options: Fields of `ClassifyOptions` and of `Reading`, such as `image_column`.
 
     Returns:
         The number of rows by status, `ok` first, the most severe last; nothing in all processes but the main one.
@@ -92,7 +80,8 @@ def classify_table(
             that would be lost or that does not belong to this run; or too few labels agree on the fast path.
         Interrupted: A signal came; what was classified before is kept likewise.
     """
-    options = ClassifyOptions(batch_size, on_bad_row, workers, contributions, precision, coverage, sets, set_score)
+    reading = Reading(**{spec.name: options.pop(spec.name) for spec in fields(Reading) if spec.name in options})
+    chosen = ClassifyOptions(**options)
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     state = PartialState(cpu=not torch.accelerator.is_available())
     team = Team(state)
@@ -116,11 +105,11 @@ def classify_table(
         if fast is not None and _is_stream(data):
             raise ValueError(f"- can be read once: for {fast}, which is compared on its first rows, give --data a file")
         classifier = ImageTextClassifier.from_pretrained(model, device=str(state.device) if team.count > 1 else None)
-        table, columns = _open(data, split, Reading(**reading), say)
+        table, columns = _open(data, split, reading, say)
         if fast is not None:
             rows = partial(readable, table.rows, table.name)
-            use_fast_path(classifier, fast, rows, columns, table.folder, batch_size=batch_size, say=say)
-        return _Job(table, columns, classifier, options, _is_stream(data), fast), parts
+            use_fast_path(classifier, fast, rows, columns, table.folder, batch_size=chosen.batch_size, say=say)
+        return _Job(table, columns, classifier, chosen, _is_stream(data), fast), parts
 
     job, parts = team.all_or_none(ready)
     if parts is None:
@@ -133,9 +122,9 @@ def classify_table(
             identity = identity_of(data, job.table, job.columns, job.classifier, resume=resume, **others)
             return parts.begin(identity, resume=resume, overwrite=overwrite, say=say)
 
-        others = {"split": split, "--on-bad-row": on_bad_row, "fast path": fast and str(fast), "--part-rows": part_rows}
-        others |= {"contributions": contributions, "precision": precision, "coverage": coverage}
-        others |= {"sets": sets, "set_score": set_score}
+        rows_apart = {"batch_size", "workers"}  # these change nothing but the last digits
+        others: dict[str, Any] = {name: value for name, value in asdict(chosen).items() if name not in rows_apart}
+        others |= {"split": split, "fast path": fast and str(fast), "--part-rows": part_rows}
         with contextlib.closing(parts):
             counts = _into_parts(job, parts, team, begin, partial(states_of, data), say=aloud, quiet=quiet)
     columns, lost = job.columns, {"image_missing", "both_missing"}
@@ -168,12 +157,11 @@ class _Job:
 
     def writing(self, suffix: str) -> dict[str, Any]:
         """Options for a `RowWriter`: the same whichever rows it is given."""
+        every = suffix == ".parquet"
         return {
             "labels": self.classifier.labels,
             "multi_label": self.classifier.model.config.multi_label,
-            "columns": None
-            if suffix == ".jsonl"
-            else _column_types(self.table, self.options.requested, every=suffix == ".parquet"),
+            "columns": None if suffix == ".jsonl" else _column_types(self.table, self.options.requested, every=every),
         }
 
 
@@ -324,7 +312,7 @@ def _column_types(table: Table, requested: list[str], *, every: bool) -> dict[st
     Features tell them. Of other rows, `every` one is read, or the first thousand: for parquet a type must suit all
     values, and a part that finds another one after hours is too late.
     """
-    columns = [*Prediction.__annotations__, *requested]
+    columns = [*COLUMNS, *requested]
     if table.features:
         return output_row(types_of_features(table.features), dict.fromkeys(columns, pa.string()))  # type: ignore[arg-type]
     if not table.rows.by_number:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..data.options import Reading
+from ..inference.options import ClassifyOptions
 from .command import command, option
-from .options import Dtype, OnBadRow, Processes, Split
+from .options import Dtype, Processes, Split
 from .terminal import Show, process_rank
 
 if TYPE_CHECKING:  # what a command reads by is loaded when it runs
@@ -18,7 +20,7 @@ if TYPE_CHECKING:  # what a command reads by is loaded when it runs
     from ..inference.predictions import Prediction
 
 
-@command(Reading, without=["label_column"])
+@command(Reading, ClassifyOptions, without=["label_column"])
 def classify(
     show: Show,
     image: Annotated[str | None, typer.Argument(help="An image file; '' for none.")] = None,
@@ -28,13 +30,6 @@ def classify(
         str | None,
         option("A run's folder, a model's folder or a Hub id.  [default: the shipped Scenes model]"),
     ] = None,
-    on_bad_row: Annotated[
-        OnBadRow,
-        option("Of an image or text that cannot be used: classify by the other (mask), skip, or stop."),
-    ] = OnBadRow.mask,
-    no_contributions: Annotated[
-        bool, option("Leave out what each modality contributed to the label.", "--no-contributions")
-    ] = False,
     data: Annotated[
         str | None,
         option("Many pairs: a .csv, .jsonl or .parquet file, a folder, a Hub id; - reads JSON lines.", panel="Data"),
@@ -58,14 +53,6 @@ def classify(
         int,
         option("Rows of each part of a folder, and of what processes share.", panel="Data"),
     ] = 10_000,
-    batch_size: Annotated[
-        int | None,
-        option("Rows per forward pass.  [default: 32; on a GPU what its memory takes]", panel="Run"),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        option("Threads that read images ahead.  [default: 0; on a GPU one per CPU, at most 8]", panel="Run"),
-    ] = None,
     processes: Processes = None,
     compile_: Annotated[
         bool,
@@ -91,7 +78,7 @@ def classify(
         float | None,
         option("Share of labels that must agree in this comparison.  [default: 0.99]", panel="Run"),
     ] = None,
-    **reading: Any,
+    **options: Any,
 ) -> None:
     """Classify one pair, or a table of pairs.
 
@@ -114,9 +101,10 @@ def classify(
             raise ValueError("--processes is for --data; one pair takes one process")
         if wants_fast:
             raise ValueError("--compile, --dtype, --int8 and --min-agreement are for --data, not for one pair")
+        reading = [spec.name for spec in fields(Reading) if spec.name in options]
         if reading:
-            raise ValueError(f"--{next(iter(reading)).replace('_', '-')} is for --data, not for one pair")
-        _classify_one(image, text, on_bad_row.value, model, show, contributions=not no_contributions)
+            raise ValueError(f"--{reading[0].replace('_', '-')} is for --data, not for one pair")
+        _classify_one(image, text, model, show, options)
         return
     if image is not None:
         raise ValueError("give IMAGE and TEXT, or --data and --out; not both")
@@ -139,36 +127,30 @@ def classify(
         out or "-",
         model=_model_or_shipped(model, show),
         split=split,
-        on_bad_row=on_bad_row.value,
-        batch_size=batch_size,
-        workers=workers,
-        contributions=not no_contributions,
         fast=Fast(compile_, dtype and dtype.value, int8, **share) if wants_fast else None,
         part_rows=part_rows,
         resume=resume,
         overwrite=overwrite,
         say=show.remark,
         quiet=show.quiet,
-        **reading,
+        **options,
     )
     if counts and show.as_json and out not in (None, "-"):
         show.result(counts, str)
 
 
-def _classify_one(
-    image: str, text: str | None, on_bad_row: str, model: str | None, show: Show, *, contributions: bool
-) -> None:
+def _classify_one(image: str, text: str | None, model: str | None, show: Show, options: dict[str, Any]) -> None:
     from ..data.rows import Columns, read_pair
 
     _require_files_in_order(image, text)
     # before a model is loaded, whether it can be decoded at all: the least scale will do
     pair = read_pair(0, {"image": image, "text": text}, Columns("image", "text"), at_least=(1, 1))
-    if pair.bad and (on_bad_row != "mask" or pair.status == "both_missing"):
+    if pair.bad and (options.get("on_bad_row", "mask") != "mask" or pair.status == "both_missing"):
         raise ValueError(f"{pair.reason} ({pair.status})")
     from ..inference.classifier import ImageTextClassifier
 
     classify = ImageTextClassifier.from_pretrained(_model_or_shipped(model, show))
-    prediction = classify(image=image, text=text, contributions=contributions)
+    prediction = classify(image=image, text=text, **options)
     show.result(prediction, lambda prediction: prediction_text(prediction, pair))
 
 
@@ -219,6 +201,10 @@ def prediction_text(prediction: Prediction, pair: Pair) -> str:
     of_image, of_text = prediction["image_contribution"], prediction["text_contribution"]
     if isinstance(of_image, float) and isinstance(of_text, float):
         lines.append(f"contributions to its log-odds: image {of_image:+.2f}, text {of_text:+.2f}")
+    if prediction.get("abstained") is not None:
+        lines.append("abstained: the score is too low to answer" if prediction["abstained"] else "answered")
+    if (labels := prediction.get("label_set")) is not None:
+        lines.append(f"set: {', '.join(labels) or 'no label'}")
     if prediction["status"] != "ok":
         alone = "" if not pair.bad else f"; classified by the {'text' if pair.image is None else 'image'} alone"
         lines.append(f"{prediction['status']}: {prediction['reason']}{alone}")

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import typer
 from typer.core import TyperCommand
 
-PANELS = ("Arguments", "Options", "Data", "Model", "Training", "Run", "Output")
+PANELS = ("Arguments", "Options", "Data", "Model", "Training", "Run", "Scores", "Output")
 """Groups of options in a help, in their order."""
 
 HEAD_START = 10.0

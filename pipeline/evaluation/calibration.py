@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.calibration import MODALITIES, SET_SCORES, nonconformity
+from ..model.calibration import MODALITIES, nonconformity
 from ..model.config import DiptychConfig
+from ..runtime.choices import SET_SCORES
 
 BINS = 15
 """Of the expected calibration error: of equal mass, each with as many rows."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..runtime.choices import ON_BAD_ROW, SET_SCORES, require_choice
+from ..runtime.choices import ON_BAD_ROW, SET_SCORES
+from ..runtime.options import check_options, option
+
+DATA, SCORES, RUN = "Data", "Scores", "Run"
+"""Panels of a command's help."""
 
 
 @dataclass(frozen=True)
@@ -17,24 +21,47 @@ class ClassifyOptions:
             raises at the first. A text that is cut is not bad.
         workers: Threads that read and scale images ahead of the model, at most a few batches. By default none on a
             CPU, which the model needs itself; on a GPU one for each CPU, at most 8.
-        precision: Abstain where the score is too low for answers to be right with this precision (`abstained`).
-        coverage: Abstain from all but this share of rows, those with the lowest scores.
-        sets: Give the classes that hold the true one with this probability (`label_set`).
-        set_score: How sets are built, one of `SET_SCORES`.
         contributions: Whether to compute what each modality contributed to the label; it costs passes of the fusion.
+        precision: Abstain where the score is too low for answers to be right with this precision (`abstained`).
+        coverage: Abstain from all but this share of rows, those with the highest scores.
+        sets: Give the classes among which the true one is with this probability (`label_set`).
+        set_score: How sets are built.
 
     Raises:
         ValueError: One of them is out of its range.
     """
 
-    batch_size: int | None = None
-    on_bad_row: str = "mask"
-    workers: int | None = None
-    contributions: bool = True
-    precision: float | None = None
-    coverage: float | None = None
-    sets: float | None = None
-    set_score: str = "least-ambiguous"
+    batch_size: int | None = option(
+        None, "Rows per forward pass.  [default: 32; on a GPU what its memory takes]", panel=RUN, least=1
+    )
+    on_bad_row: str = option(
+        "mask",
+        "Of an image or text that cannot be used: classify by the other (mask), skip, or stop (error).",
+        panel=DATA,
+        choices=ON_BAD_ROW,
+    )
+    workers: int | None = option(
+        None, "Threads that read images ahead.  [default: 0; on a GPU one per CPU, at most 8]", panel=RUN, least=0
+    )
+    contributions: bool = option(True, "What each modality contributed to the label.", panel=SCORES)
+    precision: float | None = option(
+        None,
+        "Abstain where answers would not be right with this precision, such as 0.95.",
+        panel=SCORES,
+        above=0,
+        below=1,
+    )
+    coverage: float | None = option(
+        None,
+        "Answer this share of rows, those with the highest scores; abstain from the others.",
+        panel=SCORES,
+        above=0,
+        below=1,
+    )
+    sets: float | None = option(
+        None, "Give sets of labels that hold the true one with this probability.", panel=SCORES, above=0, below=1
+    )
+    set_score: str = option(SET_SCORES[0], "How these sets are built.", panel=SCORES, choices=SET_SCORES)
 
     @property
     def requested(self) -> list[str]:
@@ -43,15 +70,6 @@ class ClassifyOptions:
         return ["abstained"] * abstains + ["label_set"] * (self.sets is not None)
 
     def __post_init__(self) -> None:
-        require_choice("on_bad_row", self.on_bad_row, ON_BAD_ROW)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers is {self.workers}; it must be at least 0")
-        for name in ("precision", "coverage", "sets"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ValueError(f"{name} is {value}; it must be between 0 and 1, such as 0.9")
+        check_options(self)
         if self.precision is not None and self.coverage is not None:
             raise ValueError("precision and coverage each choose who abstains; give one of them")
-        require_choice("set_score", self.set_score, SET_SCORES)

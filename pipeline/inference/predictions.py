@@ -6,7 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 
-class Prediction(TypedDict):
+class _OnRequest(TypedDict, total=False):
+    abstained: bool | None
+    label_set: list[str] | None
+
+
+class Prediction(_OnRequest):
     """What is said of one row.
 
     `row` is its number, from 0; `status` one of `diptych.pipeline.data.rows.STATUSES` and `reason` what
@@ -35,6 +40,8 @@ class Prediction(TypedDict):
     text_contribution: float | dict[str, float] | None
 
 
+COLUMNS = [name for name in Prediction.__annotations__ if name not in _OnRequest.__annotations__]
+"""The columns of every prediction."""
 NO_PREDICTION = dict.fromkeys(
     ("label", "score", "scores", "image_weight", "text_weight", "image_contribution", "text_contribution")
 )
@@ -65,5 +72,5 @@ def output_row(row: Any, prediction: Prediction) -> dict[str, Any]:
 
 def output_columns(names: Iterable[str], requested: Iterable[str] = ()) -> list[str]:
     """The columns of what comes out of a table with columns `names`, with those on request."""
-    nothing: Any = dict.fromkeys([*Prediction.__annotations__, *requested])
+    nothing: Any = dict.fromkeys([*COLUMNS, *requested])
     return list(output_row(dict.fromkeys(names), nothing))

@@ -23,7 +23,7 @@ MODALITIES = ("both", "text", "image")
 RISK = 0.05
 """How often, over draws of the calibration rows, a promised precision may fail."""
 _START = 0.1  # share of the calibration rows with which the strictest threshold that is tested answers
-_STEPS = 50  # thresholds that are tested at most
+_STEPS = 18  # thresholds that are tested at most
 
 
 def modalities_of(image_present: Tensor, text_present: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 SHARED = """
---alignment-weight --batch-size --cache --cache-dir --checkpoint-minutes --checkpoint-steps --class-weights
+--alignment-weight --batch-size --cache --cache-dir --calibration --checkpoint-minutes --checkpoint-steps
+--class-weights
 --colour --crop --dropout --encoder-learning-rate --epochs --flip --focal-gamma --fusion-heads
 --fusion-hidden-size --fusion-layers --gradient-accumulation-steps --hidden-size
 --image-encoder --image-fit --image-size --image-weights --keep --label-smoothing --layer-decay
@@ -41,8 +42,8 @@ READING = (
 OPTIONS = {
     "demo": "--out",
     "classify": (
-        "--batch-size --compile --data --dtype --int8 --min-agreement --model --no-contributions --on-bad-row "
-        "--out --overwrite --part-rows --processes --resume --split --text --workers "
+        "--batch-size --compile --contributions --coverage --data --dtype --int8 --min-agreement --model --on-bad-row "
+        "--out --overwrite --part-rows --precision --processes --resume --set-score --sets --split --text --workers "
         + READING.replace("--label-column", "")
     ),
     "train": "--overwrite --fusion " + SHARED + READING,

@@ -1,0 +1,91 @@
+"""Temperatures that are found again, metrics against their definitions, and the reliability diagram."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diptych import DiptychConfig
+from diptych.pipeline.evaluation.calibration import (
+    FEW,
+    MOST_ROWS,
+    calibrate,
+    calibration_metrics,
+    draw_reliability,
+    expected_calibration_error,
+    fit_temperature,
+)
+from PIL import Image
+from sklearn.metrics import brier_score_loss, log_loss
+
+from ..model.test_calibration import CLASSES, drawn
+
+
+@pytest.mark.parametrize("wrong_by", [0.5, 1.0, 2.0, 5.0])
+def test_a_temperature_is_found_again(wrong_by):
+    logits, labels = drawn(20_000, seed=3)
+    assert fit_temperature(logits * wrong_by, labels)[0] == pytest.approx(wrong_by, rel=0.04)
+
+
+def test_of_several_labels_each_class_by_itself():
+    rng = np.random.default_rng(0)
+    logits = torch.tensor(rng.normal(size=(20_000, 3)) * 2)
+    labels = (torch.tensor(rng.random((20_000, 3))) < logits.sigmoid()).long()
+    labels[:, 2] = 0
+    found = fit_temperature(logits * torch.tensor([3.0, 0.5, 1.0]), labels, multi_label=True)
+    assert found == pytest.approx([3.0, 0.5, 1.0], rel=0.06)
+
+
+def test_rows_all_right_do_not_raise_confidence_without_end():
+    logits = torch.eye(4).repeat(20, 1) * 3
+    assert 0.04 < fit_temperature(logits, logits.argmax(1))[0] <= 1.0
+
+
+def test_metrics_are_what_they_are_called():
+    logits, labels = drawn(400, seed=1)
+    found = logits.softmax(1).double()
+    metrics = calibration_metrics(found, labels)
+    assert metrics["nll"] == pytest.approx(log_loss(labels, found.numpy(), labels=range(CLASSES)), abs=1e-6)
+    truth = torch.nn.functional.one_hot(labels, CLASSES)
+    assert metrics["brier"] == pytest.approx(
+        sum(brier_score_loss(truth[:, k], found[:, k]) for k in range(CLASSES)), abs=1e-6
+    )
+
+
+def test_the_error_is_0_where_confidence_is_accuracy_and_the_distance_where_not():
+    confidence = np.repeat([0.2, 0.8], 500)
+    right = np.concatenate([np.arange(500) < 100, np.arange(500) < 400]).astype(float)
+    right = np.concatenate([np.random.default_rng(0).permutation(part) for part in (right[:500], right[500:])])
+    assert expected_calibration_error(confidence, right) < 0.06
+    assert expected_calibration_error(confidence, np.ones(1000)) == pytest.approx(0.5)
+    assert expected_calibration_error(np.array([]), np.array([])) == 0
+
+
+def test_a_temperature_lowers_the_loss_and_keeps_the_order():
+    logits, labels = drawn(2_000, seed=2)
+    config = DiptychConfig(id2label={i: str(i) for i in range(CLASSES)})
+    raw = (logits * 3).softmax(1)
+    temperature = calibrate({"both": logits * 3}, {"both": labels}, config)["both"]["temperature"][0]
+    after = (logits * 3 / temperature).softmax(1)
+    assert calibration_metrics(after, labels)["nll"] < calibration_metrics(raw, labels)["nll"] - 0.1
+    assert calibration_metrics(after, labels)["ece"] < 0.03 < calibration_metrics(raw, labels)["ece"]
+    assert torch.equal(after.argmax(1), raw.argmax(1))
+
+
+def test_few_rows_are_left_alone_and_of_many_some_are_kept():
+    config = DiptychConfig(id2label={i: str(i) for i in range(CLASSES)})
+    few, many = drawn(FEW - 1, seed=0), drawn(MOST_ROWS + 500, seed=0)
+    found = calibrate({"text": few[0], "both": many[0]}, {"text": few[1], "both": many[1]}, config)
+    assert list(found) == ["both"]
+    assert found["both"]["rows"] == MOST_ROWS + 500
+    assert {len(found["both"][key]) for key in ("score", "right", "adaptive", "least-ambiguous")} == {MOST_ROWS}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_diagram_is_drawn(tmp_path, multi_label):
+    logits, labels = drawn(300, seed=0)
+    truth = torch.nn.functional.one_hot(labels, CLASSES) if multi_label else labels
+    pair = (logits * 3).softmax(1), logits.softmax(1)
+    draw_reliability({"both": pair, "image": pair}, {"both": truth, "image": truth}, tmp_path / "r.png")
+    with Image.open(tmp_path / "r.png") as image:
+        assert image.size[0] > image.size[1]

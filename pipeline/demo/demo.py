@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SEED = 2026
 PICTURE_SIZE = 128  # pixels
+POOL = 400
+"""New pairs among which the hardest is looked for."""
 FINE_TUNING: dict[str, Any] = {
     "epochs": 5,
     "batch_size": 32,
@@ -35,11 +37,12 @@ def demo(out: str | Path, *, say: Callable[[str], None] = print, quiet: bool = F
 
     Args:
         out: A folder for the pairs (`pairs/`), the fine-tuned model (`run/`) and the picture (`demo.png`).
-        say: What to do with each line that tells how it goes.
+        say: What to do with each line.
         quiet: Show no progress bars.
 
     Returns:
-        The figures: accuracy of the shipped model, of the fine-tuned one before and after, and seconds.
+        How many of the pairs the shipped model judged right, the accuracy of the fine-tuned one before and after
+        training, and seconds.
 
     Raises:
         ValueError: `out` cannot be written to.
@@ -47,30 +50,47 @@ def demo(out: str | Path, *, say: Callable[[str], None] = print, quiet: bool = F
     started = time.perf_counter()
     folder = writable_folder(out)
 
-    say("1. The shipped model, on 8 pairs it never saw: is the sentence true of the picture?\n")
-    scenes = _two_of_each_kind(make_scenes(16, seed=SEED, size=PICTURE_SIZE))
+    say("1. The shipped model, on pairs it never saw: is the sentence true of the picture?")
+    say(f"   Two of each kind of sentence, and last the hardest of {POOL} pairs.\n")
+    classify = ImageTextClassifier.from_pretrained(SHIPPED_MODEL)
+    pool = make_scenes(POOL, seed=SEED, size=PICTURE_SIZE)
+    scenes = pool.select([*_two_of_each_kind(pool), _hardest(pool, classify)])
     pairs = _save_pairs(scenes, folder / "pairs")
-    predictions = ImageTextClassifier.from_pretrained(SHIPPED_MODEL)(pairs)
+    predictions = classify(pairs)
     truth = [scenes.features["label"].int2str(label) for label in scenes["label"]]
     _say_predictions(say, pairs, predictions, truth)
 
     say("\n2. Fine-tuning it on a question it never saw, with a new head: what colour is the triangle? (6 answers)\n")
     questions = {"train": make_questions(1200, seed=SEED), "validation": make_questions(300, seed=SEED + 1)}
     record = train(
-        _splits(questions), folder / "run", model=SHIPPED_MODEL, say=say, quiet=quiet, processes=1, **FINE_TUNING
+        _splits(questions),
+        folder / "run",
+        model=SHIPPED_MODEL,
+        overwrite=True,
+        say=say,
+        quiet=quiet,
+        processes=1,
+        **FINE_TUNING,
     )
 
     say("\n3. The model just saved, loaded again, on 300 new pictures\n")
     fresh = make_questions(300, seed=SEED + 2, size=PICTURE_SIZE)
-    figures = evaluate(folder / "run", fresh, quiet=True)
-    say(f"accuracy {figures['accuracy']:.1%}; guessing gives {1 / 6:.1%}\n")
+    metrics = evaluate(folder / "run", fresh, quiet=True)
+    say(f"accuracy {metrics['accuracy']:.1%}; guessing gives {1 / 6:.1%}\n")
     asked = [{"image": row["image"], "text": row["text"]} for row in fresh.select(range(8))]
     answers = ImageTextClassifier.from_pretrained(folder / "run")(asked)
     right = [fresh.features["label"].int2str(label) for label in fresh[:8]["label"]]
     _say_predictions(say, asked, answers, right)
 
     picture = folder / "demo.png"
-    _draw(picture, [*pairs[2:6], *asked[:4]], [*predictions[2:6], *answers[:4]], [*truth[2:6], *right[:4]])
+    shown = [2, 4, 6, 8]  # binding, relation, counting, and the hardest
+    _draw(
+        picture,
+        {
+            "Is the sentence true of the picture?": [(pairs[i], predictions[i], truth[i]) for i in shown],
+            "After fine-tuning: a question the model never saw": list(zip(asked, answers, right, strict=True))[:4],
+        },
+    )
     seconds = time.perf_counter() - started
     say(f"\n{seconds:.0f} s. The pairs above as a picture: {picture}\nNow you:\n")
     asked[0]["image"].save(folder / "question.png")
@@ -80,7 +100,7 @@ def demo(out: str | Path, *, say: Callable[[str], None] = print, quiet: bool = F
     return {
         "shipped_right": sum(p["label"] == t for p, t in zip(predictions, truth, strict=True)),
         "before": record["start"]["accuracy"],
-        "after": figures["accuracy"],
+        "after": metrics["accuracy"],
         "seconds": round(seconds, 1),
         "picture": str(picture),
     }
@@ -92,10 +112,19 @@ def _splits(splits: dict[str, Dataset]) -> Any:
     return DatasetDict(splits)
 
 
-def _two_of_each_kind(scenes: Dataset) -> Dataset:
-    """A true and a false pair of each kind of sentence."""
-    chosen = {(row["kind"], row["label"]): number for number, row in enumerate(scenes)}
-    return scenes.select([chosen[kind, label] for kind in KINDS for label in (1, 0)])
+def _two_of_each_kind(scenes: Dataset) -> list[int]:
+    """A true and a false pair of each kind of sentence, by number."""
+    kinds, labels = scenes["kind"], scenes["label"]
+    first = {key: number for number, key in reversed(list(enumerate(zip(kinds, labels, strict=True))))}
+    return [first[kind, label] for kind in KINDS for label in (1, 0)]
+
+
+def _hardest(scenes: Dataset, classify: ImageTextClassifier) -> int:
+    """The pair whose true label has the lowest score, by number."""
+    predictions = classify([{"image": row["image"], "text": row["text"]} for row in scenes])
+    truth = [scenes.features["label"].int2str(label) for label in scenes["label"]]
+    scores = [(prediction["scores"] or {})[label] for prediction, label in zip(predictions, truth, strict=True)]
+    return scores.index(min(scores))
 
 
 def _save_pairs(scenes: Dataset, folder: Path) -> list[dict[str, Any]]:
@@ -115,44 +144,42 @@ def _save_pairs(scenes: Dataset, folder: Path) -> list[dict[str, Any]]:
 def _say_predictions(
     say: Callable[[str], None], pairs: Sequence[dict[str, Any]], predictions: Sequence[Prediction], truth: Sequence[str]
 ) -> None:
-    say(f"   {'answer':<8}{'score':>6}  {'truth':<8}{'image':>6}{'text':>6}  sentence")
-    for pair, found, right in zip(pairs, predictions, truth, strict=True):
-        mark = "+" if found["label"] == right else "-"
-        weights = f"{found['image_weight']:6.2f}{found['text_weight']:6.2f}"
-        say(f" {mark} {found['label']:<8}{found['score']:6.3f}  {right:<8}{weights}  {pair['text']}")
+    say(f"   {'weights':>34}{'contributions':>17}")
+    say(f"   {'answer':<8}{'score':>6}  {'truth':<8}{'image':>6}{'text':>6}{'image':>8}{'text':>8}  sentence")
+    for pair, prediction, label in zip(pairs, predictions, truth, strict=True):
+        mark = "+" if prediction["label"] == label else "-"
+        weights = f"{prediction['image_weight']:6.2f}{prediction['text_weight']:6.2f}"
+        shares = f"{prediction['image_contribution']:+8.2f}{prediction['text_contribution']:+8.2f}"
+        say(f" {mark} {prediction['label']:<8}{prediction['score']:6.3f}  {label:<8}{weights}{shares}  {pair['text']}")
 
 
-def _draw(path: Path, pairs: Sequence[dict[str, Any]], found: Sequence[Prediction], truth: Sequence[str]) -> None:
-    """A picture of the pairs: image, sentence, prediction, and how much each half counted."""
+def _draw(path: Path, rows: dict[str, list[tuple[dict[str, Any], Prediction, str]]]) -> None:
+    """A picture of pairs, a titled row of four each: image, sentence, answer, truth, and what each modality did."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from PIL import Image
 
-    columns, rows = 4, -(-len(pairs) // 4)
-    layout = ConstrainedLayoutEngine(h_pad=0.15, w_pad=0.1)
-    figure = Figure(figsize=(2.6 * columns, 3.7 * rows), layout=layout)
-    cells = figure.subplots(2 * rows, columns, height_ratios=[10, 1] * rows)
-    for index, (pair, prediction, right) in enumerate(zip(pairs, found, truth, strict=True)):
-        top, bar = cells[2 * (index // columns)][index % columns], cells[2 * (index // columns) + 1][index % columns]
-        image = pair["image"]
-        top.imshow(Image.open(image) if isinstance(image, (str, Path)) else image)
-        top.set_title("\n".join(textwrap.wrap(pair["text"], 26)), fontsize=10, loc="left")
-        verdict = f"{prediction['label']}  {prediction['score']:.2f}"
-        is_right = prediction["label"] == right
-        top.set_xlabel(
-            verdict if is_right else f"{verdict}   (is {right})",
-            fontsize=11,
-            fontweight="bold",
-            color="#1a7f37" if is_right else "#b42318",
-            loc="left",
-        )
-        top.set_xticks([])
-        top.set_yticks([])
-        image_weight, text_weight = prediction["image_weight"] or 0.0, prediction["text_weight"] or 0.0
-        bar.barh(0, image_weight, color="#3b6fb6")
-        bar.barh(0, text_weight, left=image_weight, color="#d9a441")
-        for x, name, ha in ((0.02, f"image {image_weight:.2f}", "left"), (0.98, f"text {text_weight:.2f}", "right")):
-            bar.text(x, 0, name, ha=ha, va="center", fontsize=8, color="white")
-        bar.set_xlim(0, 1)
-        bar.axis("off")
+    figure = Figure(figsize=(10.4, 8.6), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.1))
+    parts: Any = figure.subfigures(len(rows), 1)
+    for part, (title, row) in zip(parts, rows.items(), strict=True):
+        part.suptitle(title, fontsize=13, fontweight="bold")
+        cells = part.subplots(2, 4, height_ratios=[10, 1])
+        for (pair, prediction, label), top, bar in zip(row, *cells, strict=True):
+            image = pair["image"]
+            top.imshow(Image.open(image) if isinstance(image, (str, Path)) else image)
+            top.set_title("\n".join(textwrap.wrap(pair["text"], 26)), fontsize=10, loc="left")
+            answer = f"{prediction['label']}  {prediction['score']:.2f}   (truth: {label})"
+            colour = "#1a7f37" if prediction["label"] == label else "#b42318"
+            top.set_xlabel(answer, fontsize=11, fontweight="bold", color=colour, loc="left")
+            top.set(xticks=[], yticks=[])
+            image_weight, text_weight = prediction["image_weight"] or 0.0, prediction["text_weight"] or 0.0
+            bar.barh(0, image_weight, color="#3b6fb6")
+            bar.barh(0, text_weight, left=image_weight, color="#d9a441")
+            bar.text(0.02, 0, f"image {image_weight:.2f}", ha="left", va="center", fontsize=8, color="white")
+            bar.text(0.98, 0, f"text {text_weight:.2f}", ha="right", va="center", fontsize=8, color="white")
+            bar.set(xlim=(0, 1), xticks=[], yticks=[])
+            bar.set_frame_on(False)
+            shares = prediction["image_contribution"], prediction["text_contribution"]
+            bar.set_xlabel("image {:+.1f}, text {:+.1f}".format(*shares), fontsize=9, loc="left")
+    figure.supxlabel("Bars: modality weights. Below them: contributions to the log-odds of the answer.", fontsize=9)
     figure.savefig(path, dpi=110)

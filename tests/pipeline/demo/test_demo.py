@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -52,19 +53,23 @@ def test_without_a_model_the_shipped_one_is_used_and_named(shipped, tmp_path):
     assert "using the shipped Scenes model" in result.stderr
 
 
-def test_the_demo_goes_all_the_way(tmp_path, monkeypatch):
+def test_the_demo_goes_all_the_way(shipped, tmp_path, monkeypatch):
     monkeypatch.setitem(demo_module.FINE_TUNING, "epochs", 3)
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--json"])
     assert result.exit_code == 0, result.output
-    figures = json.loads(result.stdout)
-    assert figures["shipped_right"] >= 7
-    assert figures["before"] < 0.3
-    assert figures["after"] >= 0.85
+    metrics = json.loads(result.stdout)
+    assert metrics["shipped_right"] >= 7
+    assert metrics["before"] < 0.3
+    assert metrics["after"] >= 0.85
     with Image.open(tmp_path / "demo" / "demo.png") as picture:
         assert picture.width > 800
     assert (tmp_path / "demo" / "run" / "model" / "model.safetensors").is_file()
+    with (tmp_path / "demo" / "pairs" / "metadata.csv").open(newline="") as file:
+        *_, hardest = csv.DictReader(file)
+    judged = shipped({"image": tmp_path / "demo" / "pairs" / hardest["file_name"], "text": hardest["text"]})
+    assert judged["scores"][hardest["label"]] < 0.9  # all others are judged right, and surely
     again = CliRunner().invoke(app, ["evaluate", str(SHIPPED_MODEL), str(tmp_path / "demo" / "pairs"), "--json"])
-    assert json.loads(again.stdout)["rows"] == 8
+    assert json.loads(again.stdout)["rows"] == 9
 
 
 def test_a_demo_that_cannot_write_says_so(tmp_path):

@@ -67,11 +67,12 @@ class BilinearFusion(nn.Module):
         weights = self.gate(image, text) if modality_weights is None else modality_weights  # (batch, 2)
         regions, words = self.before_regions(image.states), self.before_words(text.states)
         maps = self.attention(regions, words, image.mask, text.mask)  # (batch, glimpses, regions, words)
+        dropped = self.map_dropout(maps)
         found = torch.zeros_like(words[:, 0])  # (batch, dim)
         for glimpse, (region_layer, word_layer, out) in enumerate(
             zip(self.pooled_regions, self.pooled_words, self.out, strict=True)
         ):
-            by_word = self.map_dropout(maps[:, glimpse]).transpose(1, 2) @ region_layer(regions)  # (batch, words, rank)
+            by_word = dropped[:, glimpse].transpose(1, 2) @ region_layer(regions)  # (batch, words, rank)
             pooled = (by_word * word_layer(words + found.unsqueeze(1))).sum(dim=1)  # (batch, rank)
             found = found + out(pooled)
         image_gate, text_gate = (gate.squeeze(-1) for gate in attention_gates(weights, image, text))  # (batch, 1)

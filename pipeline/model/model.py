@@ -228,7 +228,7 @@ class DiptychModel(PreTrainedModel):
         if not weight:
             self.alignment = None
         elif self.alignment is None:
-            self.alignment = Alignment(self.config.hidden_size).to(self.device)
+            self.alignment = Alignment(self.config.hidden_size).to(self.device, self.dtype)
 
     def get_image_features(self, pixel_values: Tensor, image_present: Tensor | None = None) -> Tensor:
         """Images in the space where each lies close to its text, (batch, dim), of length 1.

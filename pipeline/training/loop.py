@@ -181,6 +181,7 @@ class Fit:
             initial=done,
             total=len(plan),
         )
+        epoch_seed = draw_seed(config.seed, "rows", progress.epoch)
         total = torch.tensor(sum(progress.losses), device=accelerator.device)
         rows: list[int] = []  # of this step
         step_loss, finite = torch.zeros((), device=accelerator.device), True
@@ -191,7 +192,7 @@ class Fit:
                 progress.count(status)
             # what is drawn follows from its place in the run, not from what was drawn before
             torch.manual_seed(draw_seed(config.seed, "dropout", progress.epoch, done, accelerator.process_index))
-            draws = RowDraws(draw_seed(config.seed, "rows", progress.epoch), here, accelerator.device)
+            draws = RowDraws(epoch_seed, here, accelerator.device)
             ends_step, share = plan.ends_step(done), plan.share(done)
             done += 1
             with contextlib.nullcontext() if ends_step else accelerator.no_sync(model):

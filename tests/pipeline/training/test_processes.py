@@ -115,10 +115,10 @@ from diptych.pipeline.runtime.signals import Interrupted
 data, out, text_folder, what = sys.argv[1:]
 original = fit.draw_seed
 
-def seed(of, name, epoch, batch, process):
-    if what == "signal" and (epoch, batch, process) == (2, 1, 1):  # the process that does not write hears of it
+def seed(of, name, epoch, *place):
+    if what == "signal" and (epoch, *place) == (2, 1, 1):  # the process that does not write hears of it
         os.kill(os.getpid(), signal.SIGTERM)
-    return original(of, name, epoch, batch, process)
+    return original(of, name, epoch, *place)
 
 fit.draw_seed = seed
 if what == "lost":

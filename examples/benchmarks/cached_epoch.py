@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import transformers
 from diptych import DiptychConfig, DiptychModel, DiptychProcessor
+from diptych.encoders.draws import RowDraws
 from diptych.encoders.text import load_text_config
 from diptych.pipeline.data.columns import find_columns
 from diptych.pipeline.data.labels import label_ids, label_names
@@ -112,7 +113,9 @@ class Bench:
         started = time.process_time()
         batch = next(self.running[name])
         read = time.process_time()
-        loss = self.model(**{key: value for key, value in batch.items() if key not in ("rows", "problems")}).loss
+        inputs = {key: value for key, value in batch.items() if key not in ("rows", "problems")}
+        with RowDraws(0, batch["rows"], self.model.device):
+            loss = self.model(**inputs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()

@@ -27,7 +27,7 @@ from .checkpoints import Checkpoints, Progress
 from .config import TrainConfig
 from .feature_reuse import EpochRows
 from .interrupts import Interrupts
-from .objective import Objective, out_of_patience, table_row
+from .objective import Objective, cell, out_of_patience, table_row
 from .optim import parameter_groups, schedule, unfreeze
 from .run_folder import RunFolder
 from .tracking import Tracking
@@ -66,7 +66,7 @@ class Fit:
         self.accelerator = Accelerator(
             mixed_precision=config.precision, log_with=config.tracker, project_dir=folder.logs, kwargs_handlers=[unused]
         )
-        self.tracking = Tracking(self.accelerator, asdict(config))
+        self.tracking = Tracking(self.accelerator)
         self.progress = Progress()
 
     def run(
@@ -93,6 +93,7 @@ class Fit:
             OSError: A checkpoint or the model cannot be written.
         """
         accelerator, config = self.accelerator, self.config
+        self.tracking.begin(asdict(config))
         steps = config.epochs * self._plan(rows.training).steps
         groups = parameter_groups(self.model, config)
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
@@ -117,7 +118,7 @@ class Fit:
             if not progress.start:
                 progress.start = self.objective.measure(model, validating, accelerator, self.console)
             select = self.objective.select
-            self.console.print(f"before training: {select} {progress.start[select]:.4f}")
+            self.console.print(f"before training: {select} {cell(progress.start[select])}")
             note()
             for epoch in range(progress.epoch, config.epochs + 1):
                 if unfreeze(self.model, config, epoch):

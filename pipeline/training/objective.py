@@ -138,28 +138,23 @@ def out_of_patience(history: list[dict[str, Any]], objective: Objective, patienc
 
 def table_row(epoch: dict[str, Any], objective: Objective, *, heading: bool) -> str:
     """One line of the table of epochs, under its heading the first time; it fits 80 columns."""
-    columns = ["epoch", "train_loss", *objective.table, "seconds"]
-    names = [_SHORT.get(column, column) for column in columns]
-    widths = [max(8, len(name)) for name in names]
-    cells = [_cell(column, epoch[column]).rjust(width) for column, width in zip(columns, widths, strict=True)]
-    row = "  ".join(cells)
-    return (
-        "  ".join(name.rjust(width) for name, width in zip(names, widths, strict=True)) + "\n" + row if heading else row
-    )
+    cells = {"epoch": str(epoch["epoch"])}
+    cells |= {_SHORT.get(column, column): cell(epoch[column]) for column in ("train_loss", *objective.table)}
+    cells["seconds"] = f"{epoch['seconds']:.1f}"
+    widths = [max(8, len(name)) for name in cells]
+    lines = [cells, cells.values()] if heading else [cells.values()]
+    return "\n".join("  ".join(text.rjust(size) for text, size in zip(line, widths, strict=True)) for line in lines)
 
 
 _SHORT = {
-    "epoch": "epoch",
     "train_loss": "train",
     "mean_average_precision": "mAP",
     "image_weight": "image",
     "image_to_text_recall_at_10": "image-text R@10",
     "text_to_image_recall_at_10": "text-image R@10",
-    "seconds": "seconds",
 }
 
 
-def _cell(column: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) and column != "seconds" else str(value)
+def cell(value: float | None) -> str:
+    """A metric for people: four decimals, or a dash if it could not be had."""
+    return "-" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""Trackers, such as TensorBoard, by way of Accelerate: figures of every epoch, the loss every few steps."""
+"""Trackers, such as TensorBoard, by way of Accelerate: metrics of every epoch, the loss every few steps."""
 
 from __future__ import annotations
 
@@ -28,29 +28,31 @@ def check_tracker(name: str) -> None:
 
 
 class Tracking:
-    """What a run tells its tracker; nothing if it has none.
+    """What a run gives to its tracker; nothing if it has none.
 
     Args:
         accelerator: Made with `log_with`, if there is a tracker.
-        config: Of the run: what was chosen, by name.
     """
 
-    def __init__(self, accelerator: Accelerator, config: Mapping[str, Any]) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.on = bool(accelerator.log_with)
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Open the tracker, with the options of the run."""
         if self.on:
             plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items()}
-            accelerator.init_trackers("diptych", config=plain)
+            self.accelerator.init_trackers("diptych", config=plain)
 
     def step(self, loss: Tensor, step: int) -> None:
         """The loss of optimizer step `step`, from 1, every `EVERY` steps; its mean over all processes."""
         if self.on and step % EVERY == 0:
             self.accelerator.log({"step_loss": float(self.accelerator.reduce(loss.detach(), "mean"))}, step=step)
 
-    def epoch(self, figures: Mapping[str, Any], step: int) -> None:
-        """The figures of an epoch that ended with optimizer step `step`."""
+    def epoch(self, metrics: Mapping[str, Any], step: int) -> None:
+        """The metrics of an epoch that ended with optimizer step `step`."""
         if self.on:
-            numbers = {k: v for k, v in figures.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
             self.accelerator.log(numbers, step=step)
 
     def end(self) -> None:

@@ -24,6 +24,7 @@ from .calibrate import calibrate_run
 from .checkpoints import remove_checkpoints
 from .config import read_options
 from .loop import Fit
+from .objective import cell
 from .resume import begin, identity_of, may_begin
 from .run_folder import RunFolder
 from .setup import set_up
@@ -138,7 +139,7 @@ def train(
         AcceleratorState._reset_state()  # or its precision would be that of whatever follows in this process
     record = _record(about, "done", fit)
     best, select = record["best"], record["select"]
-    console.print(f"kept epoch {best['epoch']}, {select} {best[select]:.4f}: {folder}")
+    console.print(f"kept epoch {best['epoch']}, {select} {cell(best[select])}: {folder}")
     return record
 
 

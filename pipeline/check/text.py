@@ -79,15 +79,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _cell(part: Any, place: str) -> str:
     for key in place.split("."):
         part = (part or [0, 0])[int(key)] if key.isdecimal() else part.get(key, 0)
-    if part is None:
-        return "-"
-    return (
-        "x".join(map(str, part))
-        if isinstance(part, list)
-        else f"{part:.0%}"
-        if isinstance(part, float)
-        else f"{part:,}"
-    )
+    if part is None or isinstance(part, list):
+        return "x".join(map(str, part or "-"))
+    return f"{part:.0%}" if isinstance(part, float) else f"{part:,}"
 
 
 def _bad_rows(found: Mapping[str, Any], width: int) -> list[str]:

@@ -100,5 +100,9 @@ class Show:
     def result(self, result: Any, text: Callable[[Any], str]) -> None:
         """Print a result: as JSON, or as `text` makes it."""
         from ..data.values import to_json
+        from ..data.writer import print_utf8
 
-        print(to_json(result) if self.as_json else text(result))
+        if self.as_json:
+            print_utf8(f"{to_json(result)}\n")
+        else:
+            print(text(result))

@@ -98,6 +98,7 @@ def _find_image(table: Table, of: Callable[..., list[str]]) -> str:
     declared, strings = of("image"), of("string")
     named = _named(declared, _IMAGE_NAMES) or _the_only(declared)
     raw = [name for name in of("bytes") if _words(name) in _IMAGE_NAMES or _looks(table, name, _is_image_file)]
+    raw += [name for name in of("pixels") if _words(name) in _IMAGE_NAMES]
     if named is None and not declared:
         named = _named(raw, _IMAGE_NAMES) or _the_only(raw) or _named(strings, _IMAGE_NAMES, ends=True)
     if named is not None:
@@ -227,7 +228,7 @@ def _is_wordy(value: Any) -> bool:
 
 
 def _kind(table: Table, name: str) -> str:
-    """A column's kind: image, bytes, class, string, integer, a list of classes or of others, or other."""
+    """A column's kind: image, bytes, pixels, class, string, integer, a list of classes or of others, or other."""
     feature = table.features.get(name)
     return _value_kind(table.rows.first.get(name)) if feature is None else _feature_kind(feature)
 
@@ -238,9 +239,13 @@ def _feature_kind(feature: Any) -> str:
     if isinstance(feature, datasets.ClassLabel):
         return "class"
     if isinstance(feature, (datasets.List, datasets.LargeList)):
+        if isinstance(feature.feature, (datasets.List, datasets.LargeList)):
+            return "pixels"
         return "classes" if isinstance(feature.feature, datasets.ClassLabel) else "list"
     if isinstance(feature, Mapping):
         return "image" if set(feature) == {"bytes", "path"} else "other"
+    if len(getattr(feature, "shape", ())) > 1:  # Array2D and its like
+        return "pixels"
     dtype = getattr(feature, "dtype", "")
     if "binary" in dtype:
         return "bytes"
@@ -256,6 +261,8 @@ def _value_kind(value: Any) -> str:
         return "integer"
     if isinstance(value, bytes):
         return "bytes"
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, tuple)):
+        return "pixels"
     if isinstance(value, (list, tuple, set)) or getattr(value, "ndim", 2) < 2:
         return "list"
     is_image = hasattr(value, "getbands") or hasattr(value, "__array__")

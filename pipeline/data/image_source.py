@@ -90,6 +90,8 @@ def find_image(source: Any, folder: Path | None = None) -> tuple[Path | bytes | 
         return _find_text(os.fspath(source), folder, name)
     if hasattr(source, "__array__"):  # of numpy, torch and others
         return _array(source), name
+    if isinstance(source, list) and source and isinstance(source[0], list):  # an array as `datasets` stores it
+        return _array(source), name
     raise BadImage("image_unreadable", f"a {type(source).__name__} is no image: give a path, bytes or a PIL image")
 
 
@@ -192,6 +194,10 @@ def _array(source: Any) -> np.ndarray:
     except Exception as error:
         raise BadImage("image_unreadable", f"a {type(source).__name__} is no image: {first_line(error)}") from error
     form, kind = array.shape, array.dtype
+    if isinstance(source, list):  # which may have been either
+        tensor = form[-1] not in (1, 3, 4)
+        if np.issubdtype(kind, np.integer) and array.size and array.min() >= 0 and array.max() <= 255:
+            array = array.astype(np.uint8)
     if tensor and array.ndim == 3 and form[0] in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4))

@@ -65,8 +65,9 @@ class RowWriter:
         self._file: IO[Any]
         self._stdout = str(out) == "-"
         if self._stdout:
-            sys.stdout.flush()
-            self._file = getattr(sys.stdout, "buffer", sys.stdout)  # JSON is UTF-8, whatever the terminal's encoding
+            if sys.stdout is None:
+                raise ValueError("- is standard output, which is closed; choose another --out")
+            self._file = sys.stdout
             return
         try:
             text = self.format == ".csv"
@@ -92,7 +93,10 @@ class RowWriter:
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self.format == ".jsonl":
             lines = "".join(f"{to_json(row)}\n" for row in rows)
-            self._file.write(lines if self._file is sys.stdout else lines.encode())
+            if self._stdout:
+                print_utf8(lines)
+            else:
+                self._file.write(lines.encode())
         elif self.format == ".csv":
             if self._csv is None:
                 self._csv = csv.DictWriter(self._file, self.columns or _names(rows), extrasaction="ignore")
@@ -171,6 +175,16 @@ class RowWriter:
         if self._parquet is None:
             self._write_parquet([])  # no rows, but a file that can be read
         self._parquet.close()
+
+
+def print_utf8(text: str) -> None:
+    """Write to standard output as UTF-8, as JSON is, whatever the terminal's encoding."""
+    sys.stdout.flush()
+    if hasattr(sys.stdout, "buffer"):
+        sys.stdout.buffer.write(text.encode())
+    else:  # a stream in memory, as of a notebook, takes any text
+        sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def types_of_features(features: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -258,6 +259,18 @@ def test_what_cannot_be_checked_is_one_line(good, arguments, message):
     assert message in line
     assert result.stdout == ""
     assert {file: file.read_bytes() for file in good.iterdir()} == before
+
+
+@pytest.mark.parametrize(("arguments", "encoding"), [([], "ascii"), (["--json"], "latin-1")])
+def test_a_terminal_that_lacks_letters_ends_nothing(good, arguments, encoding):
+    write(good / "train.csv", [("東京.png", f"naïve {i}", "ny"[i % 2]) for i in range(4)])
+    command = [sys.executable, "-m", "diptych", "check", str(good), *arguments]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stderr) == (1, b"")
+    if arguments:
+        assert "東京.png" in json.loads(done.stdout)["bad_rows"][0]["reason"]
+    else:
+        assert "\\u6771\\u4eac.png does not exist" in done.stdout.decode("ascii")
 
 
 def test_help_says_what_would_break():

@@ -10,12 +10,15 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import quote
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diptych.pipeline.data import image_source
 from diptych.pipeline.data.image_source import BadImage
 from diptych.pipeline.data.images import image_content, read_image
+from diptych.pipeline.data.read import read_data
 from diptych.pipeline.data.rows import Columns, read_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,6 +151,56 @@ IN_MEMORY = {
 def test_pixels_in_memory_are_the_picture(kind):
     np.testing.assert_array_equal(read_image(IN_MEMORY[kind]), PIXELS)
     assert image_content(IN_MEMORY[kind]) == (b"pixels", b"(16, 12)", PIXELS.tobytes())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in IN_MEMORY if "16" not in kind])  # of which lists do not tell
+@pytest.mark.parametrize("way", ["list", "DataFrame", "Dataset", "with features", "generator", "DatasetDict"])
+def test_pixels_in_memory_are_the_picture_on_every_way_in(kind, way):
+    image = IN_MEMORY[kind]
+    rows = [{"image": image.detach() if isinstance(image, torch.Tensor) else image, "text": "a", "label": "b"}] * 2
+    array = datasets.Array3D(shape=(None, 16, 3), dtype="uint8")
+    given = {
+        "list": lambda: rows,
+        "DataFrame": lambda: pd.DataFrame({n: pd.Series([row[n] for row in rows], dtype=object) for n in rows[0]}),
+        "Dataset": lambda: datasets.Dataset.from_list(rows),
+        "with features": lambda: datasets.Dataset.from_dict(
+            {"image": [PIXELS] * 2, "text": ["a"] * 2},
+            features=datasets.Features(image=array, text=datasets.Value("string")),
+        ),
+        "generator": lambda: iter(rows),
+        "DatasetDict": lambda: datasets.DatasetDict(train=datasets.Dataset.from_list(rows).with_format("numpy")),
+    }[way]()
+    read = read_data(given, need_label=False)
+    for number in range(2):
+        pair = read_pair(number, read.table.rows[number], read.columns)
+        assert pair.status == "ok", pair.reason
+        np.testing.assert_array_equal(pair.image, PIXELS)
+
+
+@pytest.mark.parametrize("way", ["list", "DataFrame", "generator"])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_picture_on_its_side_is_upright_on_every_way_in(orientation, way):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(PIXELS), "JPEG", exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        rows = [{"image": image, "text": "a"}]
+        given = {"list": rows, "DataFrame": pd.DataFrame(rows), "generator": iter(rows)}[way]
+        read = read_data(given, need_label=False)
+        np.testing.assert_array_equal(read_pair(0, read.table.rows[0], read.columns).image, read_image(data))
+
+
+def test_boxes_beside_a_path_are_no_picture():
+    rows = [{"image": "a.png", "boxes": [[1, 2, 3, 4]], "text": "a"}]
+    for data in (rows, datasets.Dataset.from_list(rows)):
+        assert read_data(data, need_label=False).columns.image == "image"
+    with pytest.raises(ValueError, match="no column looks like the image"):
+        read_data([{"boxes": [[1, 2, 3, 4]], "text": "a"}], need_label=False)
+
+
+@pytest.mark.parametrize("source", [[[1, 2], [3]], [[300, 1], [2, 3]], [["a", "b"]], [[]], [[None, 1]]])
+def test_lists_that_are_no_pixels_are_refused(source):
+    assert refusal(source).status == "image_unreadable"
 
 
 @pytest.mark.parametrize("shape", [(12, 16), (12, 16, 1), (12, 16, 4), (1, 12, 16), (4, 12, 16)])

@@ -8,6 +8,8 @@ import shutil
 import pytest
 import torch
 from diptych import ImageTextClassifier, load_model
+from diptych.pipeline.training.config import TrainConfig
+from diptych.pipeline.training.optim import parameter_groups
 from transformers import AutoModel, BitImageProcessor, ConvNextImageProcessor, SiglipImageProcessor, ViTImageProcessor
 
 from ...encoders import tiny_vision_config
@@ -78,6 +80,12 @@ def test_the_top_of_a_vision_trunk_trains_at_rates_that_shrink_towards_the_input
     }
     assert moved
     assert not any(name.startswith("embeddings") for name in moved)
+    assert model.config.region_grid == 2
+    config = TrainConfig(unfreeze_image=2, layer_decay=0.5, encoder_learning_rate=4e-5)
+    rates = {group["name"]: group["lr"] for group in parameter_groups(model, config)}
+    shrinking = ("image.block1", 4e-5), ("image.block0", 2e-5), ("image.embeddings", 1e-5)
+    assert all(rates[name] == pytest.approx(rate) for name, rate in shrinking if name in rates)
+    assert "image.block0" in rates
 
 
 def test_an_encoder_of_another_size_is_asked_whether_it_takes_it(pairs, text_folder, tmp_path):

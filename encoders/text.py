@@ -34,8 +34,10 @@ class BertEncoder(Encoder):
 
     def __init__(self, config: PreTrainedConfig, *, dim: int = 512, pool: bool = False) -> None:
         _require_bert_family(config)
-        # float(): a checkpoint of half precision would be built in half precision
-        super().__init__(AutoModel.from_config(config, **_without_pooler(config)).float(), pretrained=False)
+        # or a checkpoint of half precision would be built in half precision
+        super().__init__(
+            AutoModel.from_config(config, **_without_pooler(config)).to(torch.get_default_dtype()), pretrained=False
+        )
         self.trunk: PreTrainedModel
         self.pool = pool
         self.width: int = config.hidden_size

@@ -37,7 +37,9 @@ def build_trunk(config: PreTrainedConfig) -> PreTrainedModel:
     if model_class(config) is None:
         raise ValueError(f"{name} is no vision model that transformers builds alone: choose another --image-encoder")
     try:
-        trunk = AutoModel.from_config(config).float()  # float(): a checkpoint of half precision is built in it
+        trunk = AutoModel.from_config(config).to(
+            torch.get_default_dtype()
+        )  # a half-precision checkpoint is built in it
     except Exception as error:  # of fields that do not go together, of a timm that does not know the name
         raise ValueError(f"the image encoder {name} cannot be built: {first_line(error)}") from error
     if trunk.main_input_name != "pixel_values":

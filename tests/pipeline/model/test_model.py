@@ -352,3 +352,10 @@ def test_linear_layers_are_quantized_on_the_fly_by_torch(tiny):
         quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
         found = quantized(**batch).logits
     torch.testing.assert_close(found, model(**batch).logits, atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_is_loaded_whole_in_the_number_format_that_is_asked_for(tiny, tmp_path, dtype):
+    tiny[0].save_pretrained(tmp_path)
+    loaded = DiptychModel.from_pretrained(tmp_path, dtype=dtype)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}

@@ -118,13 +118,14 @@ def test_who_follows_the_readme_without_the_hub_has_no_failed_command(clone):
     offline, *rest = [block for block in blocks(README, "bash") if "diptych" in block and ".venv" not in block][::-1]
     assert "pretrained_efficientnet.py" in offline
     script = "\n".join([offline, *rest[::-1]])
-    script = re.sub(r"^diptych train shop --out runs/shop +#.*$", "", script, flags=re.MULTILINE)
+    script = re.sub(r"^diptych train shop --out runs/shop +#.*$", "cp -r runs/offline runs/shop", script, flags=re.M)
     environment = {**os.environ, "PATH": f"{clone / 'bin'}:{os.environ['PATH']}", "DIPTYCH_CACHE": str(clone / "cache")}
     environment["HF_HUB_OFFLINE"] = "1"
     ran = subprocess.run(["bash", "-euxo", "pipefail", "-c", script], cwd=clone, env=environment, capture_output=True)
     assert ran.returncode == 0, ran.stderr.decode()[-4000:]
-    with (clone / "predictions.csv").open(newline="") as file:
-        assert [row["status"] for row in csv.DictReader(file)] == ["ok"] * 8
+    for name in ("offline.csv", "predictions.csv"):
+        with (clone / name).open(newline="") as file:
+            assert [row["status"] for row in csv.DictReader(file)] == ["ok"] * 8
     assert len((clone / "predictions.jsonl").read_text().splitlines()) == 3
     [python] = blocks(README, "python")
     ran = subprocess.run([sys.executable, "-c", python], cwd=clone, capture_output=True, text=True)

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from ..data.options import Reading
-from .command import command
+from .command import command, option
 from .options import BatchSize, Split
 from .terminal import Show
+
+FEW = 100
+"""With fewer rows a warning is printed: the intervals are wide."""
 
 
 @command(Reading)
@@ -19,6 +22,10 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Labelled pairs, as for train.")],
     split: Split = None,
     batch_size: BatchSize = 64,
+    by_class: Annotated[bool, option("Print precision, recall and F1 of every class.", "--by-class")] = False,
+    emap_exact: Annotated[
+        bool, option("Project by all pairs of images and texts, not 32 for each of 500 rows.", "--emap-exact")
+    ] = False,
     **reading: Any,
 ) -> None:
     """Measure a model on labelled pairs.
@@ -35,13 +42,14 @@ def evaluate(
         batch_size=batch_size,
         say=show.remark,
         quiet=show.quiet,
+        emap_exact=emap_exact,
         **reading,
     )
-    show.result(metrics, evaluation_text)
+    show.result(metrics, lambda metrics: evaluation_text(metrics, by_class=by_class))
 
 
-def evaluation_text(metrics: dict[str, Any]) -> str:
-    """Three lines of metrics (both modalities, each alone), then the modality weights."""
+def evaluation_text(metrics: dict[str, Any], *, by_class: bool = False) -> str:
+    """Metrics of both modalities and of each alone, the modality weights, and whether the image was worth it."""
     names = {"accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC", "loss": "loss"}
     if "mean_average_precision" in metrics:
         names = {"micro_f1": "micro F1", "macro_f1": "macro F1", "mean_average_precision": "mAP", "loss": "loss"}
@@ -60,11 +68,44 @@ def evaluation_text(metrics: dict[str, Any]) -> str:
             f"{metrics['without_prediction']} more have none, and get no prediction"
         )
     if metrics["image_weight"] is not None and metrics["image_weight_by_class"]:
-        by_class = sorted(metrics["image_weight_by_class"].items(), key=lambda item: item[1])
-        (least, low), (most, high) = by_class[0], by_class[-1]
+        ranked = sorted(metrics["image_weight_by_class"].items(), key=lambda item: item[1])
+        (least, low), (most, high) = ranked[0], ranked[-1]
         lines.append(
             f"modality weights: image {metrics['image_weight']:.2f}, text {metrics['text_weight']:.2f}, "
             f"spread {metrics['image_weight_spread']:.2f}; the image counts most in {most} ({high:.2f}), "
             f"least in {least} ({low:.2f})"
         )
+    if "worth" in metrics:
+        lines += _worth_lines(metrics["worth"])
+    if by_class:
+        width = max(map(len, metrics["by_class"]))
+        lines.append(f"{'':{width}}{'rows':>8}{'precision':>11}{'recall':>9}{'F1':>9}")
+        lines += [
+            f"{name:{width}}{row['rows']:>8}{row['precision']:11.3f}{row['recall']:9.3f}{row['f1']:9.3f}"
+            for name, row in metrics["by_class"].items()
+        ]
     return "\n".join(lines)
+
+
+def _worth_lines(worth: dict[str, Any]) -> list[str]:
+    """Accuracies with their intervals, differences from both modalities, and the sentence."""
+    titles = {
+        "majority": "majority class",
+        "both": "both",
+        "text_only": "text only",
+        "image_only": "image only",
+        "swapped": "images swapped",
+        "additive": "additive (EMAP)",
+    }
+    lines = [f"{'':16}{'right':>8}{'95 % interval':>18}{'both is better by':>26}"]
+    for name, title in titles.items():
+        if name in worth["accuracy"]:
+            share, low, high = worth["accuracy"][name]
+            gain = worth["differences"].get(f"both - {name}")
+            shown = "" if gain is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in gain))
+            lines.append(f"{title:16}{share:8.1%}{f'{low:.1%} to {high:.1%}':>18}{shown:>26}")
+    if 0 < worth["sampled_rows"] < worth["rows"]:
+        lines.append(f"(swapped and additive: {worth['sampled_rows']} of {worth['rows']} rows)")
+    if worth["rows"] < FEW:
+        lines.append(f"warning: {worth['rows']} rows are few; from {FEW} on such figures say more")
+    return [*lines, worth["sentence"]]

@@ -116,7 +116,7 @@ def tune(
         network, processor = load_model(options["model"])
     else:  # the head is never trained
         encoders = {name: value for name, value in build.given().items() if name in _ENCODERS}
-        network, processor = build_model(labels=["-", "-"], fusion="mlp", hidden_size=4, fusion_heads=1, **encoders)
+        network, processor = build_model(labels=["-", "--"], fusion="mlp", hidden_size=4, fusion_heads=1, **encoders)
     space = space_of(network.image_encoder, network.text_encoder, options, fusions=fusions)
     del network
     identity = _identity(data, options, config, reading, space, processor)

@@ -170,6 +170,9 @@ def read_pair(
 ) -> Pair:
     """Read the image and the text of a row. Never raises for what a row holds: the status tells.
 
+    Memory is bounded by that of one image, as of `read_image`: 1 GiB of a file, 1.25 GB decoded. A text is taken as it
+    stands; no more than its first million characters is ever tokenized.
+
     Args:
         number: Of the row, from 0.
         row: By column name; an absent column counts as an absent half. An `UnreadableRow` is bad as a whole.

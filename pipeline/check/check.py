@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..data.columns import OptionNeeded
 from ..data.image_source import BadImage, find_image
 from ..data.labels import class_names, is_multi_label
-from ..data.options import Reading
+from ..data.options import OptionNeeded, Reading
 from ..data.read import Data, has_column, narrow, read_data
 from ..data.rows import STATUSES, Columns, read_text
 from ..data.splits import pick_split

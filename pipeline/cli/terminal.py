@@ -13,6 +13,8 @@ from typing import Any, TextIO
 import typer
 from typer.core import TyperCommand
 
+from ..data.options import OptionNeeded
+
 PANELS = ("Arguments", "Options", "Data", "Model", "Training", "Run", "Scores", "Output")
 """Groups of options in a help, in their order."""
 
@@ -58,7 +60,8 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if process_rank() and not isinstance(error, ConnectionError):
             time.sleep(HEAD_START)
             who = f"process {process_rank()}: "
-        print_error(f"{who}{' '.join(str(error).split())}")
+        command = error.command(sys.argv[1:]) if isinstance(error, OptionNeeded) else ""
+        print_error(f"{who}{' '.join(str(error).split())}{f'; run: {command}' if command else ''}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt as interrupt:  # a run that saved itself says what, and how to resume
         if debug:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import datasets
 
 from .image_source import what_it_is
 from .labels import as_list, one_label
+from .options import OptionNeeded
 from .rows import Columns, UnreadableRow, field_of
 from .tables import IMAGE_SUFFIXES, Table
 from .values import is_nothing
@@ -31,18 +32,6 @@ _LABEL_NAMES = (
 )
 _LOOKED_AT = 10_000
 """Rows of which classes are counted, where a label column is to be chosen."""
-
-
-class OptionNeeded(ValueError):
-    """Something that a user must choose.
-
-    Attributes:
-        options: What would do, by the name of the option, such as `label_column`.
-    """
-
-    def __init__(self, reason: str, **options: Any) -> None:
-        super().__init__(reason)
-        self.options = options
 
 
 def find_columns(
@@ -67,7 +56,7 @@ def find_columns(
     Raises:
         OptionNeeded: A given column does not exist, or one cannot be told; the message names those that could be.
     """
-    kinds = {name: _kind(table, name) for name in table.names}
+    kinds = {leaf: kind for name in table.names for leaf, kind in _kinds(table, name)}
     if not kinds:
         raise ValueError(f"{table.name} is empty: there are no rows in it")
     if not table.rows.again:  # the first row of a stream may lack what others have
@@ -169,14 +158,14 @@ def _choose(table: Table, what: str, candidates: Sequence[str], several: bool | 
     names = ", ".join(map(repr, candidates or table.names))
     count = "several columns could be" if several else "no column looks like"
     reason = f"{table.name}: {count} the {what}: {names}; name it with --{what}-column"
-    return OptionNeeded(reason, **({f"{what}_column": candidates[0]} if several else {}))
+    options: dict[str, Any] = {f"{what}_column": candidates[0]} if several else {}
+    return OptionNeeded(reason, **options)
 
 
 def _lists(table: Table, name: str, what: str) -> ValueError:
-    return OptionNeeded(
-        f"{table.name}: {name!r} holds lists, and a row has one {what}: take their first with --{what}-column {name}.0",
-        **{f"{what}_column": f"{name}.0"},
-    )
+    options: dict[str, Any] = {f"{what}_column": f"{name}.0"}
+    reason = f"{table.name}: {name!r} holds lists, and a row has one {what}: take their first with "
+    return OptionNeeded(f"{reason}--{what}-column {name}.0", **options)
 
 
 def _words(name: str) -> str:
@@ -206,7 +195,7 @@ def _the_only(candidates: Sequence[str]) -> str | None:
 
 def _looks(table: Table, name: str, test: Callable[[Any], bool]) -> bool:
     """Whether most values of the first rows pass a test; of raw bytes without any row they do."""
-    values = [row.get(name) for row in table.rows.ahead[:100] if not isinstance(row, UnreadableRow)]
+    values = [field_of(row, name) for row in table.rows.ahead[:100] if not isinstance(row, UnreadableRow)]
     values = [value for value in values if not is_nothing(value) and value != ""]
     return sum(map(test, values)) > len(values) / 2 if values else test is _is_image_file
 
@@ -227,10 +216,26 @@ def _is_wordy(value: Any) -> bool:
     return len(str(value).split()) > 2
 
 
-def _kind(table: Table, name: str) -> str:
-    """A column's kind: image, bytes, pixels, class, string, integer, a list of classes or of others, or other."""
+def _kinds(table: Table, name: str) -> Iterator[tuple[str, str]]:
+    """A column's kind: image, bytes, pixels, class, string, integer, a list of classes or of others, or other.
+
+    Of one that holds objects, of what is inside them: under names such as `data.choices.0`.
+    """
     feature = table.features.get(name)
-    return _value_kind(table.rows.first.get(name)) if feature is None else _feature_kind(feature)
+    yield from (
+        islice(_leaves(name, table.rows.first.get(name)), 50) if feature is None else [(name, _feature_kind(feature))]
+    )
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    kind = _value_kind(value)
+    if kind == "other" and isinstance(value, Mapping):
+        for inner, inside in value.items():
+            yield from _leaves(f"{name}.{inner}", inside)
+    elif kind == "list" and len(value) and isinstance(value[0], Mapping):
+        yield from _leaves(f"{name}.0", value[0])
+    else:
+        yield name, kind
 
 
 def _feature_kind(feature: Any) -> str:

@@ -1,7 +1,9 @@
-"""`Reading`: how a table is read."""
+"""`Reading`: how a table is read, and what to say where that must be chosen."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,3 +32,29 @@ class Reading:
             raise ValueError("--text-only and --image-only leave nothing to read: give one of them")
         if self.image_suffix and not self.image_suffix.startswith("."):
             object.__setattr__(self, "image_suffix", f".{self.image_suffix}")
+
+
+class OptionNeeded(ValueError):
+    """Something that a user must choose, or do first.
+
+    Attributes:
+        options: What would do, by the name of the option, such as `label_column`.
+        first: A command of the shell to be run before; empty if there is none.
+        instead: What to give in place of the data, by what was given.
+    """
+
+    def __init__(
+        self, reason: str, *, first: str = "", instead: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
+        super().__init__(reason)
+        self.first, self.instead, self.options = first, instead or {}, options
+
+    def command(self, words: Sequence[str]) -> str:
+        """The command, of whose words that would not do, that does; empty if none is known."""
+        if not self.options and not self.first:
+            return ""
+        made = ["diptych", *(self.instead.get(word, word) for word in words)]
+        for name, value in self.options.items():
+            if value not in (None, ""):
+                made += [f"--{name.replace('_', '-')}", str(value)]
+        return " && ".join([*([self.first] if self.first else []), shlex.join(made)])

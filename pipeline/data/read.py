@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .columns import OptionNeeded, find_columns
+from .columns import find_columns
 from .dataset_rows import FetchedRows
 from .image_source import BadImage, find_image
-from .options import Reading
+from .options import OptionNeeded, Reading
 from .rows import Columns, UnreadableRow, read_pair
 from .splits import training_table
 from .tables import IMAGE_SUFFIXES, Table, load_tables
@@ -197,7 +197,8 @@ def _find_photos(table: Table, column: str, reading: Reading) -> _Photos:
     names = _sample(table, column)
     if not names or isinstance(table.rows, FetchedRows) or any(_is_there(name + suffix, folder) for name in names):
         return _Photos(folder, suffix)
-    found = _search(names, [folder] if reading.image_folder else list(_folders(folder)), reading.image_suffix)
+    folders = [folder] if reading.image_folder else list(_folders(table))
+    found = _search(names, folders, reading.image_suffix)
     if not found:
         return _Photos(folder, suffix)
     if len(found) > 1:
@@ -215,7 +216,7 @@ def _find_named_photos(table: Table, reading: Reading) -> _Photos | None:
     start = Path(reading.image_folder).expanduser() if reading.image_folder else table.folder
     if start is None or not start.is_dir():
         return None
-    folders = [start.resolve()] if reading.image_folder else list(_folders(start))
+    folders = [start.resolve()] if reading.image_folder else list(_folders(table))
     found = []
     for column in table.names:
         names = _sample(table, column)
@@ -247,8 +248,8 @@ def _search(
                 how = f" + {end!r}" if end else ""
                 remark = f"; images in {folder}" + (f", by the names of their files{how}" if short else "")
                 found[folder] = count, _Photos(folder, end, short, remark=remark)
-    best = max((count for count, _ in found.values()), default=0)
-    return [photos for count, photos in found.values() if count == best]
+    best = max(((not photos.file_names, count) for count, photos in found.values()), default=None)
+    return [photos for count, photos in found.values() if (not photos.file_names, count) == best]
 
 
 def _is_there(name: str, folder: Path | None) -> bool:
@@ -267,12 +268,13 @@ def _file_name(name: str) -> str:
     return name.strip().replace("\\", "/").rpartition("/")[2]
 
 
-def _folders(start: Path | None) -> Iterator[Path]:
-    """Folders in which images may lie: that of the table, the one it is in, and those below it."""
-    start = (start or Path()).resolve()
+def _folders(table: Table) -> Iterator[Path]:
+    """Folders in which images may lie: that of the table, the one it is in, and those below what was given."""
+    start = (table.folder or Path()).resolve()
     yield start
     yield start.parent
-    for place, folders, _ in islice(os.walk(start), 500):
-        deep = len(Path(place).relative_to(start).parts)
+    root = table.root or start
+    for place, folders, _ in islice(os.walk(root), 500):
+        deep = len(Path(place).relative_to(root).parts)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")) and deep < 3)
         yield from (Path(place) / name for name in folders)

@@ -16,6 +16,7 @@ from .csv_rows import CsvRows
 from .dataset_rows import DatasetRows, FetchedRows, PassingRows
 from .image_source import ARCHIVES
 from .json_rows import json_rows, read_json
+from .options import OptionNeeded
 from .parquet import ParquetRows
 from .readers import FrameRows, ListRows, Rows
 from .splits import SPLITS, by_split, split_of
@@ -38,11 +39,13 @@ class Table:
         rows: `Rows`; a list becomes them. Rows of another kind are only gone through, or asked for by number.
         folder: Where relative image paths start; None for the current directory.
         name: What to call it in messages.
+        root: The folder that was given, in which images may lie as well.
     """
 
     rows: Any
     folder: Path | None
     name: str
+    root: Path | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.rows, (list, tuple)):
@@ -134,7 +137,7 @@ def _load_path(
     if path.is_file():
         if path.suffix.lower() in FORMATS:
             return {"train": _of_files([path], str(data), say)}
-        raise ValueError(f"{data} is no table: give a .csv, .jsonl or .parquet file{_unpack(path)}")
+        raise _no_table(path, str(data))
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         try:
             saved = datasets.load_from_disk(str(path))
@@ -146,14 +149,16 @@ def _load_path(
     return _load_folder(path, say)
 
 
-def _unpack(path: Path) -> str:
+def _no_table(path: Path, data: str) -> ValueError:
+    reason = f"{data} is no table: give a .csv, .jsonl or .parquet file"
     if path.suffix.lower() not in ARCHIVES:
-        return ""
-    unpack = "; archives are not opened: unpack it first"
+        return ValueError(reason)
+    reason += "; archives are not opened: unpack it first"
     if path.suffix != ".tar":
-        return unpack
-    folder, name = shlex.quote(str(path.with_suffix(""))), shlex.quote(str(path))
-    return f"{unpack}, with mkdir {folder} && tar xf {name} -C {folder}, and give {folder}"
+        return ValueError(reason)
+    folder, quoted = str(path.with_suffix("")), shlex.quote(str(path.with_suffix("")))
+    first = f"mkdir {quoted} && tar xf {shlex.quote(str(path))} -C {quoted}"
+    return OptionNeeded(reason, first=first, instead={data: folder})
 
 
 def _of_splits(parts: Mapping[Any, Any], name: str, say: Callable[[str], None]) -> dict[str, Table]:
@@ -196,7 +201,8 @@ def _load_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
     hidden = sorted(file for file in inside if _is_hidden(file, path))
     if hidden:
         say(f"left out, as they are hidden: {_listed(hidden, path)}")
-    return {split: _of_files(parts[split], f"{path} {split}", say) for split in SPLITS if split in parts}
+    tables = {split: _of_files(parts[split], f"{path} {split}", say) for split in SPLITS if split in parts}
+    return {split: replace(table, root=path.resolve()) for split, table in tables.items()}
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:

@@ -116,7 +116,7 @@ def settle(
 
 def _placed(table: Table, columns: Columns, reading: Reading) -> Table:
     """A table with the folder where its images lie, or fetched where they lie on the Hub."""
-    if columns.image is None or columns.image not in table.names:
+    if columns.image is None or not has_column(table, columns.image):
         return table
     if isinstance(table.rows, FetchedRows):
         return replace(table, rows=table.rows.fetching(columns.image))

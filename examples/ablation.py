@@ -334,8 +334,7 @@ def remember(out: Path, stage: str, name: str, seed: int, run: Callable[[], Resu
     started = time.perf_counter()
     result = run()
     line = {"stage": stage, "name": name, "seed": seed, "date": str(date.today()), **asdict(result)}
-    line["rows"] = len(result.hits)
-    line["hits"] = np.packbits(result.hits).tobytes().hex()
+    line |= {"rows": len(result.hits), "hits": np.packbits(result.hits).tobytes().hex()}
     with (out / "results.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     print(f"{np.mean(result.hits):.1%}, image weight {result.image_weight}, {time.perf_counter() - started:.0f} s")
@@ -356,17 +355,16 @@ def write_table(out: Path, stages: list[str], clusters: np.ndarray | None = None
         clusters: Of each test row, the number of the group that its error is shared with; each row is one of
             its own if not given, and each quadruple of Scenes.
     """
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    by_name: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for result in results(out):
         if result["stage"] in stages:
-            found.setdefault(result["name"], {}).setdefault(result["stage"], []).append(result)
+            by_name.setdefault(result["name"], {}).setdefault(result["stage"], []).append(result)
     heads = [f"{stage} | parameters | CPU s an epoch | image weight" for stage in stages]
     lines = [f"| | seeds | {' | '.join(heads)} |", "|---|---|" + "---|---|---|---|" * len(stages)]
-    for name, by_stage in found.items():
+    for name, by_stage in by_name.items():
         cells = [str(max(len(runs) for runs in by_stage.values()))]
         for stage in stages:
-            runs = by_stage.get(stage, [])
-            if not runs:
+            if not (runs := by_stage.get(stage, [])):
                 cells += ["-"] * 4
                 continue
             hits = np.mean([unpack(run["hits"], run["rows"]) for run in runs], axis=0)

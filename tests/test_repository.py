@@ -168,6 +168,30 @@ def test_a_wheel_holds_the_package_and_nothing_else(tmp_path):
     assert names == {name for name in expected if name.removeprefix("diptych/") in tracked.stdout.split()}
 
 
+def long_signatures(code: str) -> list[str]:
+    """Functions with more than 10 named parameters, `self` apart; command functions and `forward` are exempt."""
+    names = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.FunctionDef) and node.name != "forward":
+            is_command = any("command" in ast.unparse(decorator) for decorator in node.decorator_list)
+            named = {arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+            if len(named - {"self", "cls"}) > 10 and not is_command:
+                names.append(node.name)
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_function_has_at_most_10_parameters(path):
+    assert not long_signatures(path.read_text(encoding="utf-8"))
+
+
+def test_the_count_of_parameters_sees_what_it_should():
+    ten = ", ".join("abcdefghij")
+    assert long_signatures(f"def f({ten}, *, k): ...") == ["f"]
+    assert long_signatures(f"class A:\n def f(self, {ten}, **others): ...") == []
+    assert long_signatures(f"@command()\ndef f({ten}, k): ...") == []
+
+
 def test_every_file_is_listed_in_the_tree():
     tree = (ROOT / "CONTRIBUTING.md").read_text()
     folder, found = "", set()

@@ -222,10 +222,10 @@ def first_line(error: BaseException) -> str:
 def model_class(config: PreTrainedConfig) -> Any:
     """The class that AutoModel builds from `config`, or None."""
     try:
-        found = AutoModel._model_mapping[type(config)]
+        classes = AutoModel._model_mapping[type(config)]
     except KeyError:
         return None
-    return found[0] if isinstance(found, (list, tuple)) else found
+    return classes[0] if isinstance(classes, (list, tuple)) else classes
 
 
 def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:

@@ -112,43 +112,43 @@ class RecentFeatures:
             known: Features that were found before, and have perhaps gone since.
             encode: Gives the features (rows, ...) of the rows with these indices.
         """
-        found = {key: features for key, features in zip(keys, known, strict=True) if features is not None}
+        by_key = {key: features for key, features in zip(keys, known, strict=True) if features is not None}
         new: dict[Hashable, int] = {}
         for index, key in enumerate(keys):
-            if key in found or key in new:
+            if key in by_key or key in new:
                 continue
             features = self.get(key)
             if features is None:
                 new[key] = index
             else:
-                found[key] = features
+                by_key[key] = features
         if new:
             batch = encode(list(new.values()))
             self.put(list(new), batch)
             if len(new) == len(keys):
                 return batch
-            found |= dict(zip(new, batch, strict=True))
-        return [found[key] for key in keys]
+            by_key |= dict(zip(new, batch, strict=True))
+        return [by_key[key] for key in keys]
 
 
 def _state(model: DiptychModel) -> list[object] | None:
     """What tells the weights of both trunks from those before, without reading them all; None if nothing can."""
-    found: list[object] = []
+    state: list[object] = []
     modules: list[nn.Module | None] = [model.image_encoder.trunk, model.text_encoder.trunk]
     for module in modules:  # grows: `modules()` takes several times as long
         if module is None:
             continue
         if module.training:  # features hang on chance, or on the whole batch
             return None
-        found.append(id(module))
+        state.append(id(module))
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is None:
                 continue
             if tensor.is_inference():  # it counts no versions
                 return None
-            found += (tensor.data_ptr(), tensor._version)
+            state += (tensor.data_ptr(), tensor._version)
         modules += module._modules.values()
-    return found
+    return state
 
 
 def _first_numbers(model: DiptychModel) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What is said of one row, and how it stands beside the row's own columns."""
+"""The prediction of one row, and how it stands beside the row's own columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class _OnRequest(TypedDict, total=False):
 
 
 class Prediction(_OnRequest):
-    """What is said of one row.
+    """The prediction of one row.
 
     `row` is its number, from 0; `status` one of `diptych.pipeline.data.rows.STATUSES` and `reason` what
     is wrong in words; `label` the likeliest class and `score` its score, `scores` every class's, in

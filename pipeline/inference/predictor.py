@@ -134,7 +134,7 @@ class Predictor:
         modalities = modalities_of(image.present, text.present)
         by_row = scores(logits, config, modalities).tolist()
         weights = [(None, None)] * len(rows) if output.modality_weights is None else output.modality_weights.tolist()
-        found = [
+        columns_of_rows = [
             {
                 "label": chosen(row, config),
                 "score": max(row),
@@ -148,13 +148,13 @@ class Predictor:
         ]
         if self.options.contributions:
             shares = contributions(self.model, image, text, logits).tolist()
-            for columns, (of_image, of_text) in zip(found, shares, strict=True):
+            for columns, (of_image, of_text) in zip(columns_of_rows, shares, strict=True):
                 columns["image_contribution"] = self._by_label(columns["label"], of_image)
                 columns["text_contribution"] = self._by_label(columns["label"], of_text)
         if self.decisions is not None:
-            for columns, row, modality in zip(found, by_row, modalities.tolist(), strict=True):
+            for columns, row, modality in zip(columns_of_rows, by_row, modalities.tolist(), strict=True):
                 columns |= self.decisions.of(row, MODALITIES[modality])
-        return found
+        return columns_of_rows
 
     def _by_label(self, chosen: Any, share: Any) -> Any:
         """A contribution as it stands in a prediction: one number, or of a multi-label model one for each label."""

@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ..runtime.choices import FUSIONS, require_choice
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of the saved folder. A model of a later version is refused, an earlier one is read."""
 
 MULTI_LABEL = "multi_label_classification"
@@ -43,7 +43,7 @@ class DiptychConfig(PreTrainedConfig):
         modality_gate: Whether the model learns weights of the modalities; by default it does, but for
             `concat`, which stays as it was written.
         dropout: In the fusion, in training.
-        modality_dropout: Probability that a row loses one half in training, so that the model
+        modality_dropout: Probability that a row loses one modality in training, so that the model
             learns to do with the other.
         balance: Weight in the training loss of the term that keeps one modality from shutting out
             the other (`fusion.balance_loss`); 0 switches it off.
@@ -151,14 +151,15 @@ class DiptychConfig(PreTrainedConfig):
         return self.problem_type == MULTI_LABEL
 
     def set_labels(self, labels: Sequence[str], *, multi_label: bool) -> None:
-        """Choose the classes; thresholds of others are gone.
+        """Choose the classes; the thresholds and the calibration of others are gone.
 
         Raises:
             ValueError: A label stands twice.
         """
         self.id2label = dict(enumerate(labels))
         self.label2id = {name: index for index, name in enumerate(labels)}
-        self.problem_type, self.thresholds = MULTI_LABEL if multi_label else None, None
+        self.problem_type = MULTI_LABEL if multi_label else None
+        self.thresholds = self.calibration = None
         self._check_labels()
 
     def _check_labels(self) -> None:

@@ -25,16 +25,16 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def model_digest(model: DiptychModel, processor: DiptychProcessor) -> str:
     """A hash of all that a model's predictions follow from: weights, configuration, processor."""
-    found = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     images = {name: value for name, value in vars(processor.image_processor).items() if not name.startswith("_")}
     config = [plain_config(model.config.to_dict()), images, processor.max_length]
-    found.update(json.dumps(config, default=str, sort_keys=True).encode())
-    hash_weights(found, model)
-    return found.hexdigest()
+    digest.update(json.dumps(config, default=str, sort_keys=True).encode())
+    hash_weights(digest, model)
+    return digest.hexdigest()
 
 
-def hash_weights(found: Any, module: torch.nn.Module) -> None:
+def hash_weights(digest: Any, module: torch.nn.Module) -> None:
     """Add to a hash the weights of a module and its buffers, by name."""
     for name, tensor in sorted(module.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

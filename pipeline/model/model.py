@@ -124,7 +124,7 @@ class DiptychModel(PreTrainedModel):
             text_present: (batch,), False in rows without a text; all are there if not given.
             labels: (batch,), class indices, for a loss; (batch, classes), 1 or 0, if the model is multi-label.
             image_ids: (batch,), equal where images are: such rows are no contrast to each other.
-            text_ids: (batch,), likewise of texts.
+            text_ids: (batch,), equal where texts are.
             image_features: What the image encoder's `encode` gives, in place of `pixel_values`.
             text_features: What the text encoder's `encode` gives, in place of `input_ids`.
             modality_weights: (batch, 2), to be used in place of the gate's own.
@@ -250,7 +250,7 @@ class DiptychModel(PreTrainedModel):
         Args:
             input_ids: (batch, words).
             attention_mask: (batch, words), 1 = a real word.
-            text_present: (batch,), False in rows without a text, likewise.
+            text_present: (batch,), False in rows without a text, whose embeddings mean nothing.
 
         Raises:
             ValueError: The model was not trained with alignment.
@@ -372,30 +372,20 @@ def _renamed(method: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
 
 def build_fusion(config: DiptychConfig) -> Fusion:
     """The fusion that `config` names."""
-    dim, heads, dropout = config.hidden_size, config.fusion_heads, config.dropout
-    gated = bool(config.modality_gate)
+    dim, heads, hidden = config.hidden_size, config.fusion_heads, config.fusion_hidden_size or 0
+    common: dict[str, Any] = {"dropout": config.dropout, "gated": bool(config.modality_gate)}
     if config.fusion == "concat":
-        return ConcatFusion(dim, heads=heads, dropout=dropout, gated=gated)
+        return ConcatFusion(dim, heads=heads, **common)
     if config.fusion == "mlp":
-        return MLPFusion(dim, dropout=dropout, gated=gated)
-    hidden, layers = config.fusion_hidden_size or 0, config.fusion_layers
+        return MLPFusion(dim, **common)
+    common |= {"heads": heads, "hidden": hidden}
     if config.fusion == "bilinear":
-        return BilinearFusion(
-            dim, glimpses=config.glimpses, rank=hidden, heads=heads, hidden=hidden, dropout=dropout, gated=gated
-        )
+        return BilinearFusion(dim, glimpses=config.glimpses, rank=hidden, **common)
+    common |= {"layers": config.fusion_layers}
     if config.fusion == "self-attention":
-        return SelfAttentionFusion(
-            dim,
-            layers=layers,
-            heads=heads,
-            hidden=hidden,
-            dropout=dropout,
-            gated=gated,
-            pattern=config.pattern,
-            window=config.window,
-            global_tokens=tuple(config.global_tokens),
-        )
-    return CrossModalFusion(dim, layers=layers, heads=heads, hidden=hidden, dropout=dropout, gated=gated)
+        tokens = tuple(config.global_tokens)
+        return SelfAttentionFusion(dim, pattern=config.pattern, window=config.window, global_tokens=tokens, **common)
+    return CrossModalFusion(dim, **common)
 
 
 AutoModel.register(DiptychConfig, DiptychModel)

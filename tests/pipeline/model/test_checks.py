@@ -208,6 +208,12 @@ def test_rows_of_the_head_belong_to_the_names_of_labels(tiny, folder, labels, ke
     torch.testing.assert_close(load_model(folder)[0](**batch).logits[0], logits, atol=1e-6, rtol=0)
 
 
+def test_other_labels_leave_nothing_behind_that_was_of_the_old_ones(folder):
+    edit(folder / "config.json", lambda config: config.update(calibration={"both": {"temperature": 2.0}}))
+    heir, _ = load_model(folder, labels=["no", "yes", "perhaps"])
+    assert heir.config.calibration is heir.config.thresholds is None
+
+
 def test_a_label_cannot_stand_twice(folder):
     with pytest.raises(ValueError, match="the label 'a' stands twice"):
         load_model(folder, labels=["a", "b", "a"])

@@ -1,4 +1,4 @@
-"""Figures that say how good predictions are."""
+"""Metrics of predictions: classes, one or several a row."""
 
 from __future__ import annotations
 

@@ -63,16 +63,18 @@ def rank_table(
     accelerator = Accelerator()
     dataset = PairDataset(table, columns, labels, processor, ids=True)
     batches = batches_once(dataset, accelerator, batch_size=batch_size)
-    found = _embed(network.to(accelerator.device), batches, accelerator, Console(bars=not quiet))
-    figures = {"rows": len(dataset), "columns": str(columns), **_recalls(found)}
+    embedded = _embed(network.to(accelerator.device), batches, accelerator, Console(bars=not quiet))
+    metrics = {"rows": len(dataset), "columns": str(columns), **_recalls(embedded)}
     if names:
         aligned = accelerator.unwrap_model(network)
         classes = torch.cat([part.cpu() for part in embed_texts(aligned, processor, names, batch_size=batch_size)])
-        seen = found["image_present"]
-        figures["classes"] = len(names)
-        figures["zero_shot_accuracy"] = zero_shot_accuracy(found["images"][seen] @ classes.T, found["labels"][seen])
-        figures["zero_shot_chance"] = 1 / len(names)
-    return figures
+        seen = embedded["image_present"]
+        metrics["classes"] = len(names)
+        metrics["zero_shot_accuracy"] = zero_shot_accuracy(
+            embedded["images"][seen] @ classes.T, embedded["labels"][seen]
+        )
+        metrics["zero_shot_chance"] = 1 / len(names)
+    return metrics
 
 
 def measure_ranking(
@@ -81,9 +83,9 @@ def measure_ranking(
     """Recall at 1, 5 and 10 in both directions over all rows of `batches`, beside chance."""
     was_training = model.training
     model.eval()
-    found = _embed(model, batches, accelerator, console)
+    embedded = _embed(model, batches, accelerator, console)
     model.train(was_training)
-    return _recalls(found)
+    return _recalls(embedded)
 
 
 @torch.inference_mode()
@@ -96,37 +98,37 @@ def _embed(
     rows: list[int] = []
     for batch in console.progress(batches, desc="embed", unit="batch"):
         image, text = aligned.encode(batch)
-        found = {
+        embedded = {
             "images": aligned.require_alignment().embed_image(image).float(),
             "texts": aligned.require_alignment().embed_text(text).float(),
             **{key: batch[key] for key in ("image_ids", "text_ids", "image_present", "text_present")},
             **({"labels": batch["labels"]} if "labels" in batch else {}),
         }
-        parts.append({name: tensor.cpu() for name, tensor in found.items()})
+        parts.append({name: tensor.cpu() for name, tensor in embedded.items()})
         rows += batch["rows"]
     return gather_parts(parts, rows, accelerator)
 
 
-def _recalls(found: dict[str, Tensor]) -> dict[str, Any]:
+def _recalls(embedded: dict[str, Tensor]) -> dict[str, Any]:
     """Recall in both directions, over rows that have both halves; equal images are one, equal texts too."""
-    both = found["image_present"] & found["text_present"]
+    both = embedded["image_present"] & embedded["text_present"]
     if not bool(both.any()):
         raise ValueError("no row has both an image and a text: there is nothing to rank")
-    images, image_of = _distinct(found["images"][both], found["image_ids"][both])
-    texts, text_of = _distinct(found["texts"][both], found["text_ids"][both])
+    images, image_of = _distinct(embedded["images"][both], embedded["image_ids"][both])
+    texts, text_of = _distinct(embedded["texts"][both], embedded["text_ids"][both])
     belong = torch.zeros(len(images), len(texts), dtype=torch.bool)
     belong[image_of, text_of] = True
     similarity = images @ texts.T  # (images, texts)
-    figures: dict[str, Any] = {"images": len(images), "texts": len(texts)}
+    metrics: dict[str, Any] = {"images": len(images), "texts": len(texts)}
     for direction, scores, right in (
         ("image_to_text", similarity, belong),
         ("text_to_image", similarity.T, belong.T),
     ):
         recalls, chances = recall_at(scores, right, KS), chance_recall_at(right, KS)
         for k in KS:
-            figures[f"{direction}_recall_at_{k}"] = recalls[k]
-            figures[f"{direction}_recall_at_{k}_chance"] = chances[k]
-    return figures
+            metrics[f"{direction}_recall_at_{k}"] = recalls[k]
+            metrics[f"{direction}_recall_at_{k}_chance"] = chances[k]
+    return metrics
 
 
 def _distinct(embeds: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

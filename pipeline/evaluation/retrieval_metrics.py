@@ -1,4 +1,4 @@
-"""Figures that say how well one half finds the other, and labels without training on them.
+"""Metrics of retrieval: how well one modality finds the other, and labels without training on them.
 
 All start from similarities, higher = closer, and assume no model. Ties never flatter: what is wrong and
 scores the same comes first, or a model that gives everything the same score would find everything.

@@ -1,4 +1,4 @@
-"""What trains when, and how fast: parts that join later, learning rates that shrink towards the input.
+"""What trains when, and how fast: parts that are unfrozen later, learning rates that shrink towards the input.
 
 All of it follows from the run's configuration and the epoch or step, so that a resumed run needs nothing else.
 """
@@ -18,9 +18,9 @@ from .config import TrainConfig
 
 
 def unfreeze(model: DiptychModel, config: TrainConfig, epoch: int) -> bool:
-    """Freeze and unfreeze the parts of both trunks as they are in `epoch`; True if pretrained ones join in it.
+    """Freeze and unfreeze the parts of both trunks as they are in `epoch`; True if pretrained ones are unfrozen in it.
 
-    Until `unfreeze_at` pretrained trunks stand still; random ones train from the start, as they must.
+    Until `unfreeze_at` pretrained trunks are frozen; random ones train from the start, as they must.
 
     Raises:
         ValueError: A trunk has not that many parts, or random ones would be frozen.
@@ -45,23 +45,23 @@ def parameter_groups(model: DiptychModel, config: TrainConfig) -> list[dict[str,
 
     Pretrained trunks learn at `encoder_learning_rate` at their top, and at `layer_decay` times the rate of
     the part above below it (Howard and Ruder, ULMFiT, 2018); everything else at `learning_rate`. A group
-    has a `name`, and `joins`: the epoch from which it trains. Until then its parameters get no gradient, so
-    that AdamW neither moves them nor keeps moments of them; these begin, corrected for it, when they join.
+    has a `name`, and `unfrozen_at`: the epoch from which it trains. Until then its parameters get no gradient, so
+    that AdamW neither moves them nor keeps moments of them; these begin, corrected for it, when they are unfrozen.
 
     Args:
         model: With every part unfrozen that is ever to train, as in the last epoch.
         config: How the run goes.
     """
-    rates, joins = {}, {}
+    rates, starts = {}, {}
     for trunk, encoder in (("image", model.image_encoder), ("text", model.text_encoder)):
         if encoder.pretrained:
             for depth, (name, _) in enumerate(reversed(encoder.parts())):
                 rates[f"{trunk}.{name}"] = config.encoder_learning_rate * config.layer_decay**depth
-                joins[f"{trunk}.{name}"] = config.unfreeze_at
+                starts[f"{trunk}.{name}"] = config.unfreeze_at
     groups = []
     for name, modules in model.parts():
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        options = {"lr": rates.get(name, config.learning_rate), "name": name, "joins": joins.get(name, 1)}
+        options = {"lr": rates.get(name, config.learning_rate), "name": name, "unfrozen_at": starts.get(name, 1)}
         for is_matrix in (True, False):
             chosen = [p for p in parameters if (p.dim() > 1) == is_matrix]
             if chosen:
@@ -70,12 +70,12 @@ def parameter_groups(model: DiptychModel, config: TrainConfig) -> list[dict[str,
 
 
 def schedule(optimizer: Optimizer, *, steps: int, warmup: float, epochs: int) -> LambdaLR:
-    """Learning rates that rise for a share of the steps and fall as a cosine; a group that joins later rises then.
+    """Learning rates that rise for a share of the steps and fall as a cosine; of a group unfrozen later, from then on.
 
     Args:
-        optimizer: Of groups with `joins`.
+        optimizer: Of groups with `unfrozen_at`.
         steps: Of the optimizer, in all epochs.
-        warmup: Share of the steps in which rates rise; of a group that joins later, of the steps left to it.
+        warmup: Share of the steps in which rates rise; of a group that is unfrozen later, of the steps left to it.
         epochs: Of equal numbers of steps.
     """
 
@@ -94,5 +94,5 @@ def schedule(optimizer: Optimizer, *, steps: int, warmup: float, epochs: int) ->
 
         return of
 
-    starts = [(group.get("joins", 1) - 1) * steps // epochs for group in optimizer.param_groups]
+    starts = [(group.get("unfrozen_at", 1) - 1) * steps // epochs for group in optimizer.param_groups]
     return LambdaLR(optimizer, [factor(start) for start in starts])

@@ -171,10 +171,10 @@ def _augmentation(
 ) -> tuple[dict[str, bool], int, str]:
     """Which changes of images are on, from which epoch, and what to print of it."""
     asked = {"flip": config.flip, "crop": config.crop, "colour": config.colour}
-    joins = trains_from(network.image_encoder, config.unfreeze_image, config)
-    changes = {name: on if on is not None else joins is not None for name, on in asked.items()}
-    why = "" if joins is not None or any(changes.values()) else " (the image encoder is frozen)"
+    trains = trains_from(network.image_encoder, config.unfreeze_image, config)
+    changes = {name: on if on is not None else trains is not None for name, on in asked.items()}
+    why = "" if trains is not None or any(changes.values()) else " (the image encoder is frozen)"
     if changes["flip"] and config.flip is None and rows.speaks_of_sides():
         changes["flip"], why = False, " (texts speak of sides: no flip)"
-    start = 1 if joins is None or any(asked.values()) else joins  # who asks for them has them from the start
+    start = 1 if trains is None or any(asked.values()) else trains  # who asks for them has them from the start
     return changes, start, why + (f" (from epoch {start})" if start > 1 else "")

@@ -52,6 +52,10 @@ class StreamRows:
         self.part = RowCounts(self._is_kept if own is None else _every)
         self.held = RowCounts(self._is_held if own is None else _every)
         if own is None:
+            console.print(
+                "validation: rows of a stream are held out by chance, and may share an image or a text with training "
+                "rows; give a validation split"
+            )
             self._read(self.table, [self.part, self.held], console)
         else:
             self._read(self.table, [self.part], console)

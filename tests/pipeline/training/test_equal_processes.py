@@ -85,7 +85,12 @@ def data(pairs, tmp_path):
 
 CONFIGURATIONS = {
     "defaults, the image encoder trains": {**TINY},
-    "self-attention, micro-batches": {**TINY, "fusion": "self-attention", "gradient_accumulation_steps": 2},
+    "self-attention, micro-batches of a stream": {
+        **TINY,
+        "fusion": "self-attention",
+        "gradient_accumulation_steps": 2,
+        "stream": True,
+    },
     "bilinear, balanced focal loss": {**TINY, "fusion": "bilinear", "class_weights": "balanced", "focal_gamma": 1.0},
     "concat with alignment": {**TINY, "fusion": "concat", "alignment_weight": 0.3},
     "pretrained, parts of both train": {"model": "START", "unfreeze_image": 1, "unfreeze_text": 1, "cache": False},

@@ -64,7 +64,7 @@ def test_rates_fall_from_part_to_part_of_pretrained_trunks(text_folder, decay):
 def test_the_schedule_is_transformers_cosine_and_late_groups_rise_from_nothing(epochs, per_epoch, warmup, data):
     at, steps = data.draw(st.integers(1, epochs)), epochs * per_epoch
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
-    groups = [{"params": weights[:1], "joins": 1}, {"params": weights[1:2], "joins": at}]
+    groups = [{"params": weights[:1], "unfrozen_at": 1}, {"params": weights[1:2], "unfrozen_at": at}]
     ours = torch.optim.SGD(groups, lr=2.0)
     theirs = torch.optim.SGD([weights[2]], lr=2.0)
     rates = schedule(ours, steps=steps, warmup=warmup, epochs=epochs)

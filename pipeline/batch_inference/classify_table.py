@@ -167,15 +167,15 @@ class _Job:
 
 def _into_file(job: _Job, out: str, *, overwrite: bool, quiet: bool) -> Counter[str]:
     """All rows into one file, as they come."""
+    if out == "-":
+        return _write_rows(job, out, out, StopSignals(), quiet=True)
     path = user_path(out)
-    if out == "-" or (path.exists() and not path.is_file()):  # a pipe or a device: there is nothing to rename
-        return _write_rows(job, out, out, StopSignals(), quiet=True if out == "-" else quiet)
     try:
         with beside(path, replace=overwrite) as new, StopSignals() as signals:
             try:
                 return _write_rows(job, new, out, signals, quiet=quiet)
             except (Exception, KeyboardInterrupt) as error:
-                kept = keep_part(new, path)
+                kept = None if isinstance(error.__cause__, OSError) else keep_part(new, path)
                 left = f"the rows before it are in {kept}" if kept else "no row was written"
                 if isinstance(error, Interrupted):
                     raise Interrupted(f"{error}; {left}", error.code) from None
@@ -287,6 +287,8 @@ def _is_stream(data: Any) -> bool:
 
 def _open(data: Any, split: str | None, reading: Reading, say: Callable[[str], None]) -> tuple[Table, Columns]:
     """The table and its columns, which are printed."""
+    if _is_stream(data) and sys.stdin is None:
+        raise ValueError("standard input is closed: there are no rows to read from it")
     if _is_stream(data):  # bytes: a line that is no text is a bad row as well
         table = read_json_lines(getattr(sys.stdin, "buffer", sys.stdin))
     else:

@@ -307,14 +307,19 @@ class Parts:
         self._remove(self.numbers())
         self._forget(record)
         (self.folder / RECORD).unlink(missing_ok=True)
+        remove_leftovers(self.folder)
         with contextlib.suppress(OSError):  # others have put something there
             self.folder.rmdir()
 
     def _forget(self, record: dict[str, Any]) -> None:
-        """Remove what the processes of a run have told each other."""
+        """Remove what the processes of a run have told each other, and facts of parts that are not there."""
         run = record.get("run")
         for path in list(self.folder.iterdir()):
             if path.name.startswith((f".ended-{run}-", f".failed-{run}")):
+                path.unlink(missing_ok=True)
+        for path in self.folder.glob(".part-*.json"):
+            part = self.folder / f"{path.stem[1:]}{self.suffix}"
+            if not part.exists() and read_facts(part).get("table_run") == record.get("table_run", "none"):
                 path.unlink(missing_ok=True)
 
     def ended(self) -> bool:

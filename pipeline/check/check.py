@@ -22,6 +22,8 @@ from ..data.rows import STATUSES, Columns, read_text
 from ..data.splits import pick_split
 from ..data.tables import Table
 from ..data.writer import RowWriter
+from ..runtime.files import user_path
+from ..runtime.outputs import beside
 from .findings import ERRORS, WARNINGS, Checked, Finding, findings, in_order
 from .scan import CountTokens, frame_of, label_code, scan, text_hash, together
 
@@ -38,6 +40,7 @@ def check(
     text_encoder: str | None = None,
     max_length: int = 128,
     out: str | Path | None = None,
+    overwrite: bool = False,
     quiet: bool = False,
     **reading: Any,
 ) -> dict[str, Any]:
@@ -50,6 +53,7 @@ def check(
             it they are counted in words.
         max_length: Longest text in tokens, as for training.
         out: A .csv, .jsonl or .parquet file for the bad rows, all of them.
+        overwrite: Replace what is there.
         quiet: Show no progress bar.
         **reading: Fields of `Reading`, such as `label_column`; data without labels can be checked for classifying.
 
@@ -78,7 +82,10 @@ def check(
     parts: dict[str, pd.DataFrame] = {}
     multi_label = columns.label is not None and is_multi_label(read.table, columns.label)
     with ExitStack() as stack:
-        writer = stack.enter_context(RowWriter(_beside(out, data))) if out is not None else None
+        writer = None
+        if out is not None:
+            new = stack.enter_context(beside(_beside(out, data), replace=overwrite))
+            writer = stack.enter_context(RowWriter(new, name=out))
         for name, table in tables.items():
             parts[name] = scan(
                 table,
@@ -175,11 +182,11 @@ def _beside(out: str | Path, data: Any) -> Path:
     Raises:
         ValueError: It would.
     """
-    path = Path(out).expanduser()
+    path = user_path(out)
     if str(out) == "-":
         raise ValueError("--out is '-'; give a file: what is printed is the report")
     if isinstance(data, (str, Path)):
-        source = Path(data).expanduser().resolve()
+        source = user_path(data).resolve()
         if path.resolve() == source or source in path.resolve().parents:
             raise ValueError(f"{out} is the data itself, or would be read as a part of it; choose another --out")
     return path

@@ -21,6 +21,7 @@ def check(
     ] = None,
     max_length: Annotated[int, option("With --text-encoder: longest text, in word pieces.")] = 128,
     out: Annotated[str | None, option("A .csv, .jsonl or .parquet file for the bad rows.")] = None,
+    overwrite: Annotated[bool, option("Replace an earlier OUT.", "--overwrite")] = False,
     **reading: Any,
 ) -> None:
     """Find what is wrong with a dataset, before training.
@@ -40,6 +41,7 @@ def check(
         text_encoder=text_encoder,
         max_length=max_length,
         out=out,
+        overwrite=overwrite,
         quiet=show.quiet,
         **reading,
     )

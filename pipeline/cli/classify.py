@@ -11,6 +11,7 @@ import typer
 
 from ..data.options import Reading
 from ..inference.options import ClassifyOptions
+from ..runtime.files import user_path
 from .command import command, option
 from .options import Dtype, Processes, Split
 from .terminal import Show, process_rank
@@ -171,7 +172,7 @@ def _require_files_in_order(image: str, text: str | None) -> None:
 
 def _exists(path: str) -> bool:
     try:
-        return bool(path.strip()) and Path(path).expanduser().exists()
+        return bool(path.strip()) and user_path(path).exists()
     except (OSError, ValueError, RuntimeError):  # too long for a path, or no path at all
         return False
 

@@ -39,15 +39,20 @@ class PanelCommand(TyperCommand):
                     formatter.write_dl(records)
 
 
-def coloured(text: str, stream: TextIO, **style: Any) -> str:
+def coloured(text: str, stream: TextIO | None, **style: Any) -> str:
     """`text` in a style of click, if `stream` is a terminal and NO_COLOR (https://no-color.org) is not set."""
-    return typer.style(text, **style) if stream.isatty() and not os.environ.get("NO_COLOR") else text
+    return (
+        typer.style(text, **style)
+        if stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
+        else text
+    )
 
 
 @contextlib.contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
     """Turn an error that a user can fix into one line and exit code 1; show it whole if `debug`."""
     try:
+        require_whole_launcher()
         yield
     except BrokenPipeError:
         raise
@@ -72,6 +77,25 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
+def require_whole_launcher() -> None:
+    """See that a launcher's variables in the environment, if there are any, are those of a launcher.
+
+    Raises:
+        ValueError: One is no number, or is there without those that belong to it.
+    """
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        value = os.environ.get(name)
+        if value is not None and not value.isdigit():
+            raise ValueError(f"{name} is {value!r} in the environment, where a launcher puts a number: unset {name}")
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if several and name not in os.environ:
+            raise ValueError(
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment, as a launcher sets it, and {name} is "
+                "not there: unset WORLD_SIZE, or start with accelerate launch or torchrun"
+            )
+
+
 def print_error(message: str) -> None:
     """Print an error in one line."""
     print(f"{coloured('diptych:', sys.stderr, fg='red', bold=True)} {message}", file=sys.stderr)
@@ -80,7 +104,7 @@ def print_error(message: str) -> None:
 def process_rank() -> int:
     """Which of several processes this is; 0 is the main one, which prints."""
     rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdigit() else 0
+    return int(rank) if rank.isdigit() and os.environ.get("WORLD_SIZE", "1") != "1" else 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +129,9 @@ class Show:
         from ..data.values import to_json
         from ..data.writer import print_utf8
 
+        if sys.stdout is None:
+            raise ValueError("standard output is closed: there is nowhere to print the result to")
         if self.as_json:
             print_utf8(f"{to_json(result)}\n")
         else:
-            print(text(result))
+            print(text(result), flush=True)

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..runtime.files import user_path
 from .columns import find_columns
 from .dataset_rows import FetchedRows
 from .image_source import BadImage, find_image
@@ -190,7 +191,7 @@ def _find_photos(table: Table, column: str, reading: Reading) -> _Photos:
     """
     folder, suffix = table.folder, reading.image_suffix or ""
     if reading.image_folder is not None:
-        folder = Path(reading.image_folder).expanduser()
+        folder = user_path(reading.image_folder)
         if not folder.is_dir():
             raise ValueError(f"--image-folder is {reading.image_folder}, which is no folder")
         folder = folder.resolve()
@@ -213,7 +214,7 @@ def _find_photos(table: Table, column: str, reading: Reading) -> _Photos:
 
 def _find_named_photos(table: Table, reading: Reading) -> _Photos | None:
     """The one column whose values, with a suffix, are the names of image files in one folder; None if there is none."""
-    start = Path(reading.image_folder).expanduser() if reading.image_folder else table.folder
+    start = user_path(reading.image_folder) if reading.image_folder else table.folder
     if start is None or not start.is_dir():
         return None
     folders = [start.resolve()] if reading.image_folder else list(_folders(table))

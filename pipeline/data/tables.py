@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 
+from ..runtime.files import user_path
 from .csv_rows import CsvRows
 from .dataset_rows import DatasetRows, FetchedRows, PassingRows
 from .image_source import ARCHIVES
@@ -126,7 +127,7 @@ def _load_path(
 ) -> dict[str, Table]:
     if "://" in str(data):
         raise ValueError(f"{data} is a URL, which is not followed: download it first")
-    path = Path(data).expanduser()
+    path = user_path(data)
     local = path.exists() or isinstance(data, Path) or str(data).startswith((".", "/", "~")) or str(data).count("/") > 1
     if not local and path.suffix.lower() not in FORMATS:
         return _load_hub(str(data), streaming, config, revision, say)

@@ -53,7 +53,7 @@ class RowWriter:
         self.format = ".jsonl" if str(out) == "-" else self.path.suffix
         if self.format not in FORMATS:
             raise ValueError(
-                f"{out} has no format that can be written: name it .csv, .jsonl or .parquet, or - for JSON lines"
+                f"{self.name} has no format that can be written: name it .csv, .jsonl or .parquet, or - for JSON lines"
             )
         self.labels = [_valid(label) for label in labels]
         self.multi_label = multi_label

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -143,9 +143,9 @@ def encode_images(
         for start, batch in zip(range(0, len(share), _BATCH), loader, strict=True):
             here = [(one.item, pixels) for one, pixels in zip(share[start : start + _BATCH], batch, strict=True)]
             yield from ((item, pixels) for item, pixels in here if isinstance(pixels, tuple))
-            whole = [(item, pixels) for item, pixels in here if isinstance(pixels, Tensor)]
+            whole = [(item, pixels) for item, pixels in here if isinstance(pixels, np.ndarray)]
             if whole:
-                features = encoder.encode(torch.stack([pixels for _, pixels in whole]).to(model.device))
+                features = encoder.encode(torch.from_numpy(np.stack([pixels for _, pixels in whole])).to(model.device))
                 states = features.flatten(2).transpose(1, 2)  # (batch, regions, width)
                 yield from zip((item for item, _ in whole), states, strict=True)
 
@@ -352,8 +352,11 @@ def _half(
     return HalfFeatures(store, store.find(items), problems, ids, grid)
 
 
-class _Pictures(Dataset[Tensor | Problem]):
-    """Pixel values (3, height, width) of one row each, or why there are none."""
+class _Pictures(Dataset[Any]):
+    """Pixel values (3, height, width) of one row each, or why there are none.
+
+    They are arrays, which workers hand over through a pipe: of tensors each would take shared memory and a handle.
+    """
 
     def __init__(self, rows: list[tuple[RowsToEncode, int]], processor: DiptychImageProcessor) -> None:
         self.rows, self.processor = rows, processor
@@ -361,12 +364,12 @@ class _Pictures(Dataset[Tensor | Problem]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Tensor | Problem:
+    def __getitem__(self, index: int) -> np.ndarray | Problem:
         of, row = self.rows[index]
         try:
             source, enough = of.columns.image_of(of.table.rows[row]), self.processor.needed_size
             image = read_image(source, folder=of.table.folder, at_least=enough)
             with image_errors():
-                return self.processor.normalize(self.processor.resize(image))
+                return self.processor.normalize(self.processor.resize(image)).numpy()
         except BadImage as error:
             return error.status, str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..model.processor import DiptychProcessor
 from ..runtime.seeds import draw_seed
+from ..runtime.signals import SIGNALS
+from ..runtime.workers import Piped, from_pipe, too_little_shared
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -133,6 +136,10 @@ class Batches:
         **loading: Any,
     ) -> None:
         self.plan, self.begin, self.first, self.device = plan, begin, first, torch.device(device)
+        why = too_little_shared(workers, first(), plan.micro_batch_size // plan.processes) if workers else None
+        if why is not None:
+            logging.getLogger(__name__).warning("batches of workers go through pipes, more slowly: %s", why)
+            loading["collate_fn"] = Piped(loading.get("collate_fn"))
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
             num_workers=workers,
@@ -152,7 +159,7 @@ class Batches:
     def epoch(self, epoch: int = 1, *, skip: int = 0) -> Iterator[dict[str, Any]]:
         """The batches of an epoch but for the first `skip`, which are not read; what `Collate` gives, on the device."""
         self.begin(epoch, skip)
-        for batch in self.loader:
+        for batch in map(from_pipe, self.loader):
             if "error" in batch:
                 raise ValueError(batch["error"])
             if not batch["rows"]:  # tensors of no rows, of the shapes that they would have
@@ -202,5 +209,5 @@ def order(rows: int, *, seed: int, epoch: int) -> list[int]:
 
 def leave_signals_to_the_main_process(_: int) -> None:
     """For the processes of a loader: a signal to the whole group must not take them from under a run that saves."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

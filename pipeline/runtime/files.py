@@ -107,6 +107,7 @@ class Lock:
         if self._handle in Lock._held:
             Lock._held.remove(self._handle)
             os.close(self._handle)
+            self._handle = -1  # the next file that is opened has the same number
 
     __del__ = release
 

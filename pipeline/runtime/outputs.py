@@ -30,7 +30,7 @@ def beside(path: Path, *, wait: bool = False, replace: bool = True, ours: bool =
     If nothing was written, nothing is put there. Of a folder that is replaced, files that are not ours stay in it.
 
     Args:
-        path: A link leads to what is replaced.
+        path: A link leads to what is replaced; a pipe or a device is written to as it is.
         wait: For another that is writing `path`.
         replace: What is there may be replaced.
         ours: A folder that is there is known to be ours though it carries no mark, as one of an earlier version.
@@ -40,6 +40,9 @@ def beside(path: Path, *, wait: bool = False, replace: bool = True, ours: bool =
         OSError: It cannot be written; what was there before stays.
     """
     path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device: there is nothing to rename
+        yield path
+        return
     space = _space(path)
     lock = _enter(space, path, wait=wait)
     new = space / f"new{path.suffix}"
@@ -93,7 +96,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def keep_part(new: Path, path: Path) -> Path | None:
     """Keep what was written of `path` before an error, under a name that says so; None if nothing was."""
-    if not new.exists() or not new.stat().st_size:
+    if new == path or not new.exists() or not new.stat().st_size:
         return None
     number, kept = 1, path.with_name(f"{path.stem}.partial{path.suffix}")
     while os.path.lexists(kept):
@@ -104,10 +107,10 @@ def keep_part(new: Path, path: Path) -> Path | None:
 
 
 def restore(path: Path) -> Path:
-    """Where a folder is: at `path`, put back there if a process was killed while it replaced it."""
+    """Where a folder is: at `path`, put back there, or made complete, if a process was killed while it replaced it."""
     space = _space(path)
     old = space / "old"
-    if path.exists() or not old.exists():
+    if not old.exists():
         return path
     try:
         _leave(space, path, _enter(space, path, wait=True))
@@ -120,6 +123,8 @@ def remove_leftovers(folder: Path) -> list[Path]:
     """Finish or undo what killed processes were writing in `folder`; what was removed for it."""
     removed = []
     for space in sorted(folder.glob(".*.diptych")):
+        with contextlib.suppress(OSError):
+            space.rmdir()  # empty, its owner having been killed in its last step
         if not (space / MARK).is_file() or not _is_marked(space / MARK):
             continue
         path = folder / space.name.removeprefix(".").removesuffix(".diptych")

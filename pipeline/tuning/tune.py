@@ -23,6 +23,7 @@ from ..model.build import build_model
 from ..model.folder import load_model
 from ..model.processor import DiptychProcessor
 from ..runtime.console import SILENT
+from ..runtime.files import user_path
 from ..runtime.launch import fork, forks
 from ..runtime.outputs import writable_folder
 from ..runtime.record import read_record, require_same, write_record
@@ -88,7 +89,7 @@ def tune(
     if (count := forks(processes, say)) > 1:
         how: dict[str, Any] = {"trials": trials, "fusions": fusions, "say": say, "quiet": quiet, "resume": resume}
         fork(count, partial(tune, data, out, **how, **options))
-        return read_record(Path(out).expanduser(), NAME)
+        return read_record(user_path(out), NAME)
     # of all that share a trial; they choose the same, each by itself
     team = PartialState(cpu=not torch.accelerator.is_available())
     main = team.is_main_process

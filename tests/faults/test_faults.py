@@ -1,0 +1,202 @@
+"""Whatever fails, and wherever a process is killed: the old or the new output is whole, and a rerun completes.
+
+The calls of each scenario are counted first. `pytest -m slow tests/faults` fails the first and the last call of each
+site, DIPTYCH_FAULTS=all up to 50 more of each, with every error; both print how many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diptych.pipeline.batch_inference.parts import RECORD, Parts
+from diptych.pipeline.batch_inference.row_cursor import RowCursor, write_parts
+from diptych.pipeline.runtime.outputs import beside, write_whole
+from diptych.pipeline.runtime.signals import Interrupted
+
+from .injector import ERRORS, KILL, Site, faults, in_child, snapshot
+
+ALL = os.environ.get("DIPTYCH_FAULTS") == "all"
+DECOYS = {
+    "keep/.diptych.json": "{}",
+    "keep/model/config.json": "{}",
+    ".out.csv.old": "of the user",
+    ".out.csv.1234": "of the user",
+    "out.partial.csv": "of the user",
+    "checkpoints/00000001/model.safetensors": "of the user",
+    "checkpoints/notes.txt": "of the user",
+    ".model.old/weights.bin": "of the user",
+    ".ended-r-0-3": "of the user",
+    ".failed-r": "of the user",
+    ".part-000007.x.parquet": "of the user",
+}
+
+
+@dataclass
+class Scenario:
+    """Something that writes.
+
+    Attributes:
+        before: Called with a folder: what is there before, such as an earlier output.
+        work: Called with the folder and whether it is a rerun.
+        result: Called with the folder: what came of it; None if nothing is there.
+        own: Names in the folder that the work may make or change; hidden ones below them are found by their names.
+    """
+
+    before: Callable[[Path], Any]
+    work: Callable[[Path, bool], Any]
+    result: Callable[[Path], Any]
+    own: tuple[str, ...]
+
+
+def others(folder: Path, own: tuple[str, ...]) -> dict[str, Any]:
+    hidden = tuple(f".{name}.{kind}" for name in own for kind in ("diptych", "parts"))
+    mine = (*own, *hidden)
+    return {name: value for name, value in snapshot(folder).items() if name.split("/")[0] not in mine}
+
+
+def prepared(folder: Path, scenario: Scenario) -> None:
+    for name, content in DECOYS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    scenario.before(folder)
+
+
+def strike(scenario: Scenario, new: Callable[[], Path], most: int, kinds: tuple[int, ...]) -> Counter[str]:
+    """Fail call after call of every site; what came of it."""
+    folder = new()
+    prepared(folder, scenario)
+    with faults() as counted:
+        scenario.work(folder, False)
+    expected, done = scenario.result(folder), snapshot(folder)
+    rng, outcomes = random.Random(0), Counter[str]()
+    for number, (site, calls) in enumerate(sorted(counted.calls.items())):
+        picks = {1, calls, *rng.sample(range(1, calls + 1), min(calls, most))}
+        for place, at in enumerate(sorted(picks)):
+            for kind in kinds if ALL else (kinds[(number + place) % len(kinds)],):
+                outcomes[one(scenario, new(), site, at, kind, expected, {*done})] += 1
+    outcomes["sites"] = len(counted.calls)
+    return outcomes
+
+
+def one(scenario: Scenario, folder: Path, site: Site, at: int, error: int, expected: Any, names: set[str]) -> str:
+    where = f"{site[0]} at {site[1]}, call {at}, {'SIGKILL' if error == KILL else os.strerror(error)}"
+    prepared(folder, scenario)
+    old, around = scenario.result(folder), others(folder, scenario.own)
+
+    def work() -> None:
+        with faults(site, at, error):
+            scenario.work(folder, False)
+
+    outcome = "completed"
+    if error == KILL:
+        code = in_child(work)
+        outcome = "killed" if code < 0 else outcome
+        assert code in (0, -9), where
+    else:
+        with contextlib.suppress(ValueError, OSError, Interrupted):
+            outcome = "failed"
+            work()
+            outcome = "completed"
+    assert others(folder, scenario.own) == around, where
+    found = scenario.result(folder)
+    assert found in (old, expected), where
+    scenario.work(folder, True)
+    assert scenario.result(folder) == expected, where
+    assert others(folder, scenario.own) == around, where
+    extra = {name for name in {*snapshot(folder)} - names if "partial" not in name and (folder / name).is_file()}
+    assert not extra, f"{where}: {extra} are left"
+    return outcome
+
+
+@pytest.fixture
+def new(tmp_path_factory):
+    return lambda: tmp_path_factory.mktemp("f")
+
+
+def show(outcomes: Counter[str], name: str) -> None:
+    print(f"{name}: {outcomes.pop('sites')} sites, {outcomes.total()} faults: {dict(outcomes)}")
+
+
+# Files alone
+
+
+def text_of(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
+
+
+def write_folder(folder: Path, again: bool) -> None:
+    with beside(folder / "model") as place:
+        place.mkdir()
+        for name in ("a", "b"):
+            (place / name).write_text("new")
+
+
+def keep_strangers(folder: Path) -> None:
+    with beside(folder / "model") as place:
+        place.mkdir()
+        (place / "a").write_text("old")
+        (place / "c").write_text("old")
+    (folder / "model" / "notes.txt").write_text("of the user")
+
+
+def model_of(folder: Path) -> Any:
+    from diptych.pipeline.runtime.outputs import restore
+
+    place = restore(folder / "model")
+    return {name: text_of(place / name) for name in ("a", "b", "notes.txt")}
+
+
+def parts_of(folder: Path) -> Parts:
+    return Parts(folder / ".out.csv.parts", rows=2, suffix=".csv", file=folder / "out.csv")
+
+
+def write_in_parts(folder: Path, again: bool) -> None:
+    parts = parts_of(folder)
+    try:
+        if again and (folder / "out.csv").exists() and not (parts.folder / RECORD).exists():
+            return  # it was done
+        record = parts.begin({"data": "d"}, resume=again, say=lambda line: None)
+        if record["state"] == "done":
+            return
+        there = parts.whole(lambda part: True, lambda line: None)
+        rows = write_parts(
+            parts,
+            RowCursor([{"own": n} for n in range(5)], lambda row: True),
+            lambda first, rows: ({**row, "status": "ok"} for row in rows),
+            wanted=lambda part: part not in there,
+            check=lambda: None,
+        )
+        parts.all_counts(rows)
+        parts.end(record)
+    finally:
+        parts.close()
+
+
+FILES = {
+    "file": Scenario(
+        lambda folder: (folder / "out.csv").write_text("old"),
+        lambda folder, again: write_whole(folder / "out.csv", b"new"),
+        lambda folder: text_of(folder / "out.csv"),
+        ("out.csv",),
+    ),
+    "folder": Scenario(keep_strangers, write_folder, model_of, ("model",)),
+    "parts": Scenario(
+        lambda folder: None, write_in_parts, lambda folder: text_of(folder / "out.csv"), ("out.csv", ".out.csv.parts")
+    ),
+}
+
+
+@pytest.mark.parametrize("kinds", [ERRORS, (KILL,)], ids=["errors", "kill"])
+@pytest.mark.parametrize("name", FILES)
+def test_files_folders_and_parts_are_whole_whatever_fails(name, kinds, new):
+    outcomes = strike(FILES[name], new, 50 if ALL else 0, kinds)
+    assert outcomes["failed"] + outcomes["killed"] > 5
+    show(outcomes, name)

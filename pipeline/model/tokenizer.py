@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ def load_tokenizer(name_or_folder: str | Path) -> Any:
         require_words(tokenizer)
         return tokenizer
     except Exception as error:  # of a file that is none, too
-        raise ValueError(
-            f"there is no tokenizer at {str(name_or_folder)!r} that can be used: {first_line(error)}; a text encoder's "
-            "folder holds one"
-        ) from error
+        why = f"{first_line(error).rstrip('.')}; a text encoder's folder holds one"
+        if any(Path(name_or_folder).glob("*.model")) and importlib.util.find_spec("sentencepiece") is None:
+            why = "it is a SentencePiece model, and that package is not installed: pip install sentencepiece"
+        raise ValueError(f"there is no tokenizer at {str(name_or_folder)!r} that can be used: {why}") from error
 
 
 def require_words(tokenizer: Any) -> None:

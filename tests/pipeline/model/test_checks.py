@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from diptych import DiptychConfig, DiptychModel, build_model, load_model
 from diptych.pipeline.model.folder import save_model
+from diptych.pipeline.model.tokenizer import load_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
@@ -179,6 +181,16 @@ def test_why_there_is_no_tokenizer_is_told(text_folder, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"there is no tokenizer at .* that can be used: .{5,}; a text enc"):
         build_model("resnet-tiny", str(tmp_path), labels=["a", "b"], image_weights="random")
+
+
+def test_a_sentencepiece_model_without_its_package_is_told(text_folder, tmp_path, monkeypatch):
+    AutoModel.from_pretrained(text_folder).save_pretrained(tmp_path)
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"a model")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: None if "piece" in name else find(name, *args))
+    with pytest.raises(ValueError, match="it is a SentencePiece model, and that package is not installed: pip install"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("id2label", [{0: "a", 2: "b"}, {1: "a", 2: "b"}, {0: "a", 1: "a"}])

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from diptych import DiptychModel, ImageTextClassifier
@@ -159,6 +160,12 @@ def test_tables_in_one_file_and_in_parts_say_the_same(text_folder, tmp_path_fact
     for out, part_rows in (("one.jsonl", 10_000), ("parts/", 3)):
         options = {"batch_size": batch_size, "part_rows": part_rows, "quiet": True, "say": lambda line: None}
         classify_table(str(folder / "rows.jsonl"), str(folder / "out" / out), model=folder / "model", **options)
-        files = sorted((folder / "out").glob("parts/*.jsonl")) if out == "parts/" else [folder / "out" / out]
-        rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        if out == "parts/":
+            rows = [
+                row
+                for file in sorted((folder / "out").glob("parts/*.parquet"))
+                for row in pq.read_table(file).to_pylist()
+            ]
+        else:
+            rows = [json.loads(line) for line in (folder / "out" / out).read_text().splitlines()]
         agree(torch.tensor([list(row["scores"].values()) for row in rows]), expected, 1e-4)

@@ -6,9 +6,11 @@ import pytest
 from diptych import ImageTextClassifier
 from diptych.pipeline.data.rows import Columns
 from diptych.pipeline.data.tables import Table
+from diptych.pipeline.data.values import first_line
 from diptych.pipeline.feature_cache.encode import RowsToEncode, _Pictures
 from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.model.image_processor import DiptychImageProcessor
+from diptych.pipeline.model.processor import DiptychProcessor
 
 from ...conftest import picture
 
@@ -54,3 +56,21 @@ def test_the_cache(failure, tiny):
     pictures = _Pictures([(rows, row) for row in range(3)], tiny[1].image_processor)
     assert pictures[1] == failure
     assert pictures[0].shape == pictures[2].shape
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("no such word\nat all"), RuntimeError("a panic in Rust")])
+def test_a_text_that_the_tokenizer_refuses(error, where, tiny, monkeypatch):
+    pieces = DiptychProcessor.pieces
+
+    def fail(self, texts):
+        if any("blue" in text for text in texts):
+            raise error
+        return pieces(self, texts)
+
+    monkeypatch.setattr(DiptychProcessor, "pieces", fail)
+    rows = [row | {"text": "a blue shirt" if number == where else "a red shirt"} for number, row in enumerate(ROWS)]
+    found = ImageTextClassifier(*tiny, device="cpu")(rows, batch_size=3)
+    assert [row["status"] for row in found] == ["text_unreadable" if n == where else "ok" for n in range(3)]
+    assert found[where]["reason"] == f"the text cannot be tokenized: {first_line(error)}"
+    assert (found[where]["image_weight"], found[where]["text_weight"]) == (1.0, 0.0)

@@ -105,7 +105,7 @@ def classify_table(
         if fast is not None and _is_stream(data):
             raise ValueError(f"- can be read once: for {fast}, which is compared on its first rows, give --data a file")
         classifier = ImageTextClassifier.from_pretrained(model, device=str(state.device) if team.count > 1 else None)
-        table, columns = _open(data, split, reading, say)
+        table, columns = _open(data, split, reading, classifier.model.config.columns, say)
         if fast is not None:
             rows = partial(readable, table.rows, table.name)
             use_fast_path(classifier, fast, rows, columns, table.folder, batch_size=chosen.batch_size, say=say)
@@ -285,7 +285,9 @@ def _is_stream(data: Any) -> bool:
     return isinstance(data, (str, Path)) and data == "-"
 
 
-def _open(data: Any, split: str | None, reading: Reading, say: Callable[[str], None]) -> tuple[Table, Columns]:
+def _open(
+    data: Any, split: str | None, reading: Reading, known: dict[str, str] | None, say: Callable[[str], None]
+) -> tuple[Table, Columns]:
     """The table and its columns, which are printed."""
     if _is_stream(data) and sys.stdin is None:
         raise ValueError("standard input is closed: there are no rows to read from it")
@@ -295,7 +297,7 @@ def _open(data: Any, split: str | None, reading: Reading, say: Callable[[str], N
         how = {"config": reading.config, "revision": reading.revision}
         table = pick_split(load_tables(data, streaming=True, say=say, **how), split)
     try:
-        columns, table = settle(table, reading, need_label=False, say=say)
+        columns, table = settle(table, reading, need_label=False, known=known, say=say)
     except ValueError:
         # the first row of a stream may lack what the next one has
         if table.rows.again or not ({"image", "text"} & set(table.names) or not table.names):

@@ -89,7 +89,10 @@ def settle(
     remembered = {
         name: column
         for name, column in (known or {}).items()
-        if given.get(name) is None and column is not None and set(column.split("+")) <= set(table.names)
+        if given.get(name) is None
+        and column is not None
+        and has_column(table, column)
+        and (need_label or name != "label")
     }
     given = {name: column for name, column in (given | remembered).items() if name == "label" or name in modalities}
     how: dict[str, Any] = {"need_label": need_label, "modalities": modalities}

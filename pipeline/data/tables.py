@@ -165,9 +165,9 @@ def _no_table(path: Path, data: str) -> ValueError:
 def _of_splits(parts: Mapping[Any, Any], name: str, say: Callable[[str], None]) -> dict[str, Table]:
     """Splits of `datasets` under their usual names, and a line if these are others."""
     found = by_split(parts)
-    moved = [f"{split} from {key}" for split, part in found.items() for key in parts if parts[key] is part != split]
-    if list(found) != [str(key) for key in parts] and set(found) != {str(key) for key in parts}:
-        say(f"splits: {'; '.join(moved)}")
+    if set(found) != {str(key) for key in parts}:
+        names = by_split({key: str(key) for key in parts})
+        say(f"splits: {'; '.join(f'{split} from {name}' for split, name in names.items())}")
     return {split: Table(_rows_of(part, f"{name}{split}"), None, f"{name}{split}") for split, part in found.items()}
 
 

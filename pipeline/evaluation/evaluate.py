@@ -64,7 +64,8 @@ def evaluate(
     """
     classifier, processor = load_model(model)
     require_classes(classifier)
-    read = read_data(data, Reading(**reading), pick=partial(pick_split, split=split, default="test"), say=say)
+    pick, known = partial(pick_split, split=split, default="test"), classifier.config.columns
+    read = read_data(data, Reading(**reading), pick=pick, known=known, say=say)
     table, columns = read.table, read.columns
     read_labels = multi_label_targets if classifier.config.multi_label else label_ids
     labels = read_labels(table, str(columns.label), classifier.config.labels)

@@ -56,7 +56,8 @@ def rank_table(
     """
     network, processor = load_model(model)
     pick = partial(pick_split, split=split, default="test")
-    read = read_data(data, Reading(**reading), pick=pick, need_label=False, say=say)
+    known = network.config.columns
+    read = read_data(data, Reading(**reading), pick=pick, need_label=False, known=known, say=say)
     table, columns = read.table, read.columns
     names = label_names(table, columns.label) if columns.label else []
     labels = label_ids(table, columns.label, names) if columns.label else None

@@ -49,6 +49,7 @@ class DiptychConfig(PreTrainedConfig):
             the other (`fusion.balance_loss`); 0 switches it off.
         alignment_weight: Weight in the training loss of contrastive alignment (`fusion.Alignment`);
             at 0 the model has none, and cannot rank.
+        columns: Of the data that it was trained on, by `image`, `text` and `label`: used again where data has them.
         thresholds: Of a multi-label model (`problem_type` is `multi_label_classification`): the score of each
             class from which it is there, chosen on validation; None is 0.5 for all.
         calibration: By which modalities a row has (`both`, `text`, `image`), its temperature and what thresholds and
@@ -82,6 +83,7 @@ class DiptychConfig(PreTrainedConfig):
     balance: float = 0.5
     alignment_weight: float = 0.0
     thresholds: Any = None
+    columns: Any = None
     calibration: Any = None
     format_version: int = FORMAT_VERSION
 

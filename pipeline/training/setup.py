@@ -92,6 +92,7 @@ def set_up(
     network, processor = _start(model, build, rows, console)
     objective.prepare(network, config.alignment_weight)
     network.config.calibration = None  # of other weights
+    network.config.columns = {"image": columns.image, "text": columns.text, "label": columns.label}
     network.image_encoder.unfreeze(config.unfreeze_image)
     network.text_encoder.unfreeze(config.unfreeze_text)
     network.class_loss = ClassLoss(

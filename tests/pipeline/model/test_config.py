@@ -42,6 +42,7 @@ FIELDS = {  # none of them its default
     "alignment_weight": 0.75,
     "thresholds": [0.25, 0.5, 0.75],
     "calibration": {"both": {"temperature": 1.5}},
+    "columns": {"image": "photo", "text": "caption", "label": "kind"},
 }
 OTHERS = {"problem_type": "multi_label_classification"}  # of transformers, and ours to read
 NAMES = [name for name in DiptychConfig.__annotations__ if name not in ("model_type", "format_version")]

@@ -9,9 +9,6 @@ import typer
 
 from .command import option
 
-ImageColumn = Annotated[str | None, option("Column of the images, if not detected automatically.", panel="Data")]
-TextColumn = Annotated[str | None, option("Column of the texts, if not detected automatically.", panel="Data")]
-LabelColumn = Annotated[str | None, option("Column of the labels, if not detected automatically.", panel="Data")]
 Split = Annotated[str | None, option("Which split of the data.", panel="Data")]
 CacheDir = Annotated[str | None, option("Where features are kept.  [default: $DIPTYCH_CACHE, or ~/.cache/diptych]")]
 Processes = Annotated[
@@ -19,14 +16,6 @@ Processes = Annotated[
     option("Processes that share the rows, one for each GPU.  [default: all GPUs]", panel="Run"),
 ]
 BatchSize = Annotated[int, option("Rows per forward pass.")]
-
-
-class OnBadRow(str, Enum):
-    """What to do with a row whose image or text cannot be used."""
-
-    mask = "mask"
-    skip = "skip"
-    error = "error"
 
 
 class Dtype(str, Enum):

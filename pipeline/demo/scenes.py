@@ -1,14 +1,14 @@
 """Scenes: drawings of coloured shapes, with sentences that are true or false of them.
 
 The data is made, not collected, so any number of rows can be had, and it is built so that neither
-half of a pair says anything alone. Rows come in quadruples of two scenes and two sentences:
+modality of a pair says anything alone. Rows come in quadruples of two scenes and two sentences:
 
                 sentence S    sentence T
     scene A     true          false
     scene B     false         true
 
 Every sentence occurs with a true and a false image and every image with a true and a false
-sentence: whoever looks at one half only is right half of the time, exactly.
+sentence: whoever looks at one modality only is right half of the time, exactly.
 """
 
 from __future__ import annotations

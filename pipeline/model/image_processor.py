@@ -205,26 +205,36 @@ class DiptychImageProcessor(BaseImageProcessor):
             row.copy_(picture.view(self.height, -1)).mul_(scale).sub_(shift)
         return values.view(-1, self.height, self.width, 3).permute(0, 3, 1, 2)
 
-    def preprocess(self, images: Any, **_: Any) -> BatchFeature:
+    def preprocess(self, images: Any, *, return_tensors: str = "pt") -> BatchFeature:
         """`pixel_values` (batch, 3, height, width) and `image_present` (batch,).
 
         Args:
             images: Anything that `read_image` takes, a tensor from `normalize`, or None for an
                 absent image, whose pixel values are 0 and are never encoded.
+            return_tensors: `pt` or `np`.
 
         Raises:
             BadImage: An image cannot be used.
+            ValueError: A tensor of fractions has another size than `normalize` gives, or an option is not known.
         """
+        if return_tensors not in ("pt", "np"):
+            raise ValueError(f"return_tensors is {return_tensors!r}; choose pt or np")
         images = [images] if not isinstance(images, (list, tuple)) else images
         pixels = [self._pixels(image) for image in images]
         present = torch.tensor([tensor is not None for tensor in pixels])
         empty = torch.zeros(3, self.height, self.width)
-        return BatchFeature(
-            {"pixel_values": torch.stack([empty if p is None else p for p in pixels]), "image_present": present}
-        )
+        tensors = {"pixel_values": torch.stack([empty if p is None else p for p in pixels]), "image_present": present}
+        return BatchFeature({name: t.numpy() if return_tensors == "np" else t for name, t in tensors.items()})
 
     def _pixels(self, image: Any) -> Tensor | None:
-        if image is None or isinstance(image, Tensor):
+        if image is None:
+            return None
+        if isinstance(image, Tensor) and image.is_floating_point():
+            if image.shape != (3, self.height, self.width):
+                raise ValueError(
+                    f"a tensor of fractions is taken for normalised pixels (3, {self.height}, {self.width}), and one "
+                    f"is {tuple(image.shape)}; give pictures as integers of 8 bits, arrays or PIL images"
+                )
             return image
         return self.normalize(self.resize(read_image(image, at_least=self.needed_size)))
 

@@ -203,6 +203,22 @@ def test_images_of_any_kind_make_a_batch_and_none_is_absent(tmp_path):
         assert torch.equal(batch["pixel_values"][row], ready)
 
 
+def test_tensors_of_bytes_are_pictures_and_tensors_of_fractions_are_ready():
+    ours, image = sized(6, 8), noise(9, 7)
+    expected = ours(image)["pixel_values"]
+    tensor = torch.from_numpy(np.array(image))
+    for picture in (tensor, tensor.permute(2, 0, 1)):
+        assert torch.equal(ours(picture)["pixel_values"], expected)
+    assert torch.equal(ours(expected[0])["pixel_values"], expected)
+    assert np.array_equal(ours(image, return_tensors="np")["pixel_values"], expected.numpy())
+    with pytest.raises(ValueError, match=r"normalised pixels \(3, 6, 8\), and one is \(3, 7, 9\); give pictures as"):
+        ours(tensor.permute(2, 0, 1) / 255)
+    with pytest.raises(ValueError, match="return_tensors is 'tf'; choose pt or np"):
+        ours(image, return_tensors="tf")
+    with pytest.raises(TypeError, match="do_normalize"):
+        ours(image, do_normalize=False)
+
+
 def test_an_image_that_cannot_be_used_is_an_error():
     with pytest.raises(BadImage, match=r"gone\.png does not exist"):
         DiptychImageProcessor()(["gone.png"])

@@ -98,6 +98,19 @@ def test_padding_is_on_the_right_whatever_the_tokenizer_says():
     assert batch["input_ids"][0].tolist() == [CLS, 7, SEP, PAD, PAD]
 
 
+def test_options_are_obeyed_or_refused(processor):
+    batch = processor(text=["blue"], padding="max_length", return_tensors="np")
+    assert batch["input_ids"].tolist() == [[CLS, 7, SEP, PAD, PAD]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0]]
+    assert isinstance(batch["pixel_values"], np.ndarray)
+    for option in ({"padding": False}, {"padding": "left"}, {"return_tensors": "tf"}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))} is "):
+            processor(text=["blue"], **option)
+    for unknown in ("max_length", "truncation", "size", "do_normalize", "top_k"):
+        with pytest.raises(TypeError, match=unknown):
+            processor(text=["blue"], **{unknown: 3})
+
+
 @pytest.mark.parametrize("max_length", [3, 5])
 def test_long_texts_are_cut_and_still_end_as_a_sentence(max_length):
     ours = DiptychProcessor(sized(2, 2), tokenizer(), max_length=max_length)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from accelerate import PartialState
@@ -14,7 +13,6 @@ from ..data.rows import Columns, read_pair
 from ..data.splits import hold_out
 from ..data.tables import Table
 from ..runtime.console import Console
-from ..runtime.cpus import usable_cpus
 
 _ENOUGH = (64, 64)
 """Pixels. Large JPEGs are compared at the smallest scale that has these, as decoding all of them takes long."""
@@ -80,7 +78,5 @@ def _content_ids(table: Table, columns: Columns, console: Console) -> tuple[list
 
     state = PartialState()
     mine = range(state.process_index, len(table.rows), state.num_processes)
-    with ThreadPoolExecutor(usable_cpus()) as threads:
-        own = [*console.progress(threads.map(ids, mine), desc="comparing rows", unit="row", total=len(mine))]
-    found = sorted(gather_object(own))
+    found = sorted(gather_object([ids(row) for row in console.progress(mine, desc="comparing rows", unit="row")]))
     return [image for _, image, _ in found], [text for _, _, text in found]

@@ -168,6 +168,11 @@ def test_a_wheel_holds_the_package_and_nothing_else(tmp_path):
     assert names == {name for name in expected if name.removeprefix("diptych/") in tracked.stdout.split()}
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("[!.]*/**/*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_has_at_most_400_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
 def long_signatures(code: str) -> list[str]:
     """Functions with more than 10 named parameters, `self` apart; command functions and `forward` are exempt."""
     names = []

@@ -48,7 +48,7 @@ OPTIONS = {
     ),
     "train": "--overwrite --fusion " + SHARED + READING,
     "evaluate": "--batch-size --by-class --emap-exact --split" + READING,
-    "check": "--max-length --out --split --text-encoder" + READING,
+    "check": "--max-length --out --overwrite --split --text-encoder" + READING,
     "rank": "--batch-size --data --image --images --split --text --texts --top " + READING,
     "tune": "--fusions --trials " + SHARED + READING,
     "explain": "--against --data --faithfulness --method --out --rows --split",

@@ -184,6 +184,8 @@ class Parts:
         if record.get("state") == "joined":  # and was killed before it had removed its parts
             self._clear(record)
             done, record, left = True, record if resume else {}, []
+        if resume and done and left:
+            self._settle(record)
         if resume and done:
             say(f"the run in {self.out} is done: there is nothing to resume")
             return record | {"state": "done"}
@@ -288,10 +290,9 @@ class Parts:
         numbers = self.numbers()
         files = {self.path(part).name: self.facts(part) for part in numbers}
         if self.file is None:
-            write_record(self.folder, record | {"state": "done", "parts": len(numbers), "files": files}, RECORD)
-            for part in numbers:
-                facts_file(self.path(part)).unlink(missing_ok=True)
-            self._forget(record)
+            record = record | {"state": "done", "parts": len(numbers), "files": files}
+            write_record(self.folder, record, RECORD)
+            self._settle(record)
         else:
             replace = record["overwrite"] or record["state"] == "joining"
             if not replace:
@@ -301,6 +302,13 @@ class Parts:
             write_record(self.folder, record | {"state": "joined"}, RECORD)
             self._clear(record)
         self.close()
+
+    def _settle(self, record: dict[str, Any]) -> None:
+        """Remove what is not needed any more, now that the record says all of it."""
+        for name in record["files"]:
+            facts_file(self.folder / name).unlink(missing_ok=True)
+        self._forget(record)
+        remove_leftovers(self.folder)
 
     def _clear(self, record: dict[str, Any]) -> None:
         """Remove all parts, which have become a file."""

@@ -1,0 +1,102 @@
+"""Training destroys nothing: files of others with names like ours, an earlier run, another run's folder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from diptych import load_model
+from diptych.pipeline.runtime.files import Lock
+from diptych.pipeline.runtime.outputs import MARK
+
+from .test_train import run
+
+DECOYS = (
+    *("checkpoints/notes.txt", "checkpoints/00000003/model.safetensors", ".model.old/weights", ".model.abc/weights"),
+    *("logs.txt", ".run.json.1", ".run.json.diptych.txt", "features/a.safetensors", "trials/0001/model/a"),
+)
+SHORT = {"epochs": 1, "checkpoint_steps": 2, "validation_share": 0.5, "cache": False}
+
+
+def snapshot(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder of the user's, all of which must be there in the end."""
+    folder = tmp_path / "project"
+    for name in DECOYS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("of the user")
+    before = snapshot(folder)
+    yield folder
+    after = snapshot(folder)
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_a_run_lives_beside_files_of_others_and_is_replaced_on_request_alone(few, text_folder, project):
+    run(few, project, text_folder, **SHORT)
+    first = snapshot(project / "model")
+    (project / "model" / "notes.txt").write_text("of the user")
+    with pytest.raises(ValueError, match="project holds a run already: give --overwrite to replace it, or choose"):
+        run(few, project, text_folder, **SHORT)
+    with pytest.raises(ValueError, match="--resume goes on with a run and --overwrite begins anew: give one of them"):
+        run(few, project, text_folder, **SHORT, resume=True, overwrite=True)
+    said = []
+    run(few, project, text_folder, **SHORT, seed=1, overwrite=True, say=said.append)
+    assert [line for line in said if line.startswith("removed")] == [
+        f"removed of the earlier run: {project / 'run.json'}, {project / 'model'}"
+    ]
+    assert snapshot(project / "model")["model.safetensors"] != first["model.safetensors"]
+    assert (project / "model" / "notes.txt").read_text() == "of the user"
+
+
+@pytest.mark.parametrize("name", ["run.json", "model/config.json", "model/notes.txt"])
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_what_a_run_would_replace_and_is_not_of_one_is_named(few, text_folder, project, name, options):
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).write_text("{}")
+    before = snapshot(project)
+    with pytest.raises(ValueError, match=r"(run.json|model) is not of a run of diptych and would be replaced: choose"):
+        run(few, project, text_folder, **SHORT, **options)
+    assert snapshot(project) == before
+
+
+def test_data_that_cannot_be_used_leaves_the_earlier_run(few, text_folder, project):
+    run(few, project, text_folder, **SHORT)
+    before = snapshot(project)
+    with pytest.raises(ValueError, match="nosuch"):
+        run(project / "nosuch.csv", project, text_folder, **SHORT, overwrite=True)
+    assert snapshot(project) == before
+
+
+def test_two_trainings_in_one_folder_are_told(few, text_folder, project):
+    with (
+        Lock(project),
+        pytest.raises(ValueError, match=r"another run is training in .*project: wait for it"),
+    ):
+        run(few, project, text_folder, **SHORT)
+    assert not (project / "run.json").exists()
+
+
+@pytest.mark.parametrize("left", [".model.diptych/old", ".model.old"])
+@pytest.mark.parametrize("asked", ["run", "run/model"])
+def test_a_model_that_was_cut_off_between_two_renames_is_found_when_it_is_loaded(trained_copy, left, asked):
+    place = trained_copy / left
+    place.parent.mkdir(exist_ok=True)
+    (trained_copy / "model").rename(place)
+    if left != ".model.old":
+        (place.parent / MARK).write_text(json.dumps({"diptych": ""}))
+    model, _ = load_model(trained_copy.parent / asked)
+    assert model.config.labels
+    assert (trained_copy / "model" / "config.json").is_file()
+
+
+@pytest.fixture
+def trained_copy(tiny, tmp_path):
+    """A run's folder with a model."""
+    from diptych.pipeline.model.folder import save_model
+
+    save_model(*tiny, tmp_path / "run" / "model")
+    return tmp_path / "run"

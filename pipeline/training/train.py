@@ -98,6 +98,9 @@ def train(
         if earlier.get("state") == "done":
             require_same(earlier["identity"], identity, folder.path)
             console.print(f"the run in {folder} is done: there is nothing to resume")
+            if main:
+                with contextlib.suppress(OSError):
+                    remove_checkpoints(folder.checkpoints)  # if it was killed before it had
             return earlier
         about: dict[str, Any] = {
             "diptych": __version__,

@@ -25,7 +25,6 @@ from datasets import Dataset
 from diptych import make_scenes, train
 from diptych.encoders.text import quiet_transformers
 from diptych.pipeline.demo.scenes import vocabulary
-from diptych.pipeline.model import build
 from diptych.pipeline.runtime.record import read_record
 from diptych.pipeline.training import checkpoints
 from safetensors.torch import load_file
@@ -154,7 +153,7 @@ def die_at(place: str, which: int) -> None:
         passed += here
         return here and passed > which
 
-    save_file, replace, rename = checkpoints.save_file, Path.replace, Path.rename
+    save_file, rename = checkpoints.save_file, Path.rename
 
     def half(tensors: dict[str, torch.Tensor], path: Path) -> None:
         save_file(tensors, path)
@@ -162,22 +161,19 @@ def die_at(place: str, which: int) -> None:
             os.truncate(path, path.stat().st_size // 2)
             die()
 
-    def replaced(path: Path, target: Path) -> Any:
-        checkpoint = path.parent.name == "checkpoints"
+    def renamed(path: Path, target: Path) -> Any:
+        checkpoint = target.parent.name == "checkpoints"
         if at(here=checkpoint and place == "before the rename"):
             die()
-        found = replace(path, target)
+        if at(here=target.name == "model" and place == "best model not yet in"):
+            die()
+        found = rename(path, target)
         if at(here=checkpoint and place == "after the rename"):
             die()
         return found
 
-    def renamed(path: Path, target: Path) -> Any:
-        if at(here=path.name.startswith(".model.") and place == "best model not yet in"):
-            die()
-        return rename(path, target)
-
     checkpoints.save_file = half
-    build.Path.replace, build.Path.rename = replaced, renamed  # type: ignore[method-assign]
+    Path.rename = renamed  # type: ignore[method-assign]
 
 
 def result(out: Path) -> tuple[Any, ...]:

@@ -38,7 +38,7 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """While it is entered, the first of `SIGNALS` is noted in `received`; a second one ends the process at once.
 
-    One that the process was started to ignore, as by nohup, stays ignored. Outside the main thread, where Python
+    A SIGHUP that the process was started to ignore, as by nohup, stays ignored. Outside the main thread, where Python
     allows no handlers, it does nothing.
 
     Args:
@@ -54,7 +54,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            heard = [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
             self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 

@@ -86,7 +86,9 @@ def json_rows(lines: Iterable[bytes | str], name: str) -> Iterator[dict[str, Any
 def _json_row(line: bytes | str, number: int, name: str) -> dict[str, Any]:
     try:
         text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
-        row = json.loads(text, object_pairs_hook=_distinct)
+        row = json.loads(text)
+        if isinstance(row, dict) and text.count(":") != len(row):  # else no key can stand twice
+            row = json.loads(text, object_pairs_hook=_distinct)
         if not isinstance(row, dict):
             return UnreadableRow(f"line {number} of {name} is no JSON object with 'image' and 'text': {line[:60]!r}")
         if text.count("[") + text.count("{") > _DEEPEST and _is_deep(row):

@@ -62,7 +62,7 @@ def check(count: int, seed: int, folder) -> None:
             data = read_data(file)
             rows = list(data.table.rows)
         except ValueError as error:
-            assert "\n" not in str(error)
+            assert "\n" not in str(error)  # noqa: PT017
             continue
         by_number = [data.table.rows[index] for index in range(len(data.table.rows))]
         assert [*map(shown, rows)] == [*map(shown, by_number)], file

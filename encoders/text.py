@@ -18,6 +18,9 @@ from transformers.utils import logging as transformers_logging
 from .tokens import Tokens, all_present, encode_present
 from .trainable import Encoder, EncoderNotFound, Part
 
+_ID_DIGITS = 3
+"""Numbers below 256 that a word piece's id is written as: enough for 16 million."""
+
 
 class BertEncoder(Encoder):
     """An encoder of the BERT family (Devlin et al., BERT, 2019), and a projection.
@@ -27,20 +30,22 @@ class BertEncoder(Encoder):
             their kin. Weights are random; `from_pretrained` loads learned ones.
         dim: Width of the tokens.
         pool: Whether a text is one token, of the mean over its words: for fusions that read no more of it.
+        keep_ids: Whether features and tokens carry the word pieces' ids, for who reads words as such; not with `pool`.
 
     Raises:
         ValueError: `config` is of no such model.
     """
 
-    def __init__(self, config: PreTrainedConfig, *, dim: int = 512, pool: bool = False) -> None:
+    def __init__(self, config: PreTrainedConfig, *, dim: int = 512, pool: bool = False, keep_ids: bool = False) -> None:
         _require_bert_family(config)
         # or a checkpoint of half precision would be built in half precision
         super().__init__(
             AutoModel.from_config(config, **_without_pooler(config)).to(torch.get_default_dtype()), pretrained=False
         )
         self.trunk: PreTrainedModel
-        self.pool = pool
+        self.pool, self.keep_ids = pool, keep_ids and not pool
         self.width: int = config.hidden_size
+        self.feature_width = self.width + (_ID_DIGITS if self.keep_ids else 0)
         self.projection = nn.Sequential(nn.Linear(self.width, dim), nn.LayerNorm(dim))
 
     @classmethod
@@ -117,6 +122,8 @@ class BertEncoder(Encoder):
         """Last hidden states, (batch, words, width), from (batch, words) ids and a mask with 1 for real words.
 
         Real words come first, wherever padding stood. With `pool` their mean over the real words, (batch, 1, width).
+        With `keep_ids` the ids follow the states as numbers below 256, which half precision holds exactly: (batch,
+        words, feature_width).
 
         Raises:
             ValueError: A text has more words than the trunk has positions for.
@@ -134,13 +141,21 @@ class BertEncoder(Encoder):
         if self.pool:  # before the projection, which then passes over one vector, and one is kept of a text
             real = attention_mask.unsqueeze(-1).to(states.dtype)
             states = (states * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
+        if self.keep_ids:
+            digits = [(input_ids // 256**place % 256).to(states.dtype) for place in range(_ID_DIGITS)]
+            states = torch.cat([states, torch.stack(digits, dim=-1)], dim=-1)
         return states
 
     def project(self, features: Tensor, attention_mask: Tensor, present: Tensor) -> Tokens:
         """Tokens (batch, words, dim) from what `encode` gives, (batch, words, width); one word where it pools."""
         mask = attention_mask.bool().sort(dim=1, descending=True).values[:, : features.shape[1]]
+        ids = None
+        if self.keep_ids:
+            digits = features[..., self.width :].long()
+            ids = sum(digits[..., place] * 256**place for place in range(_ID_DIGITS))
+            features = features[..., : self.width]
         features = features.to(next(self.projection.parameters()).dtype)  # kept features are of half precision
-        return Tokens(self.projection(features), mask, present)
+        return Tokens(self.projection(features), mask, present, ids=ids)
 
     def forward(
         self,
@@ -173,7 +188,7 @@ class BertEncoder(Encoder):
             )
         present = present & attention_mask.bool().any(dim=1)
         if features is None:
-            features = encode_present(self.encode, present, (1, self.width), input_ids, attention_mask)
+            features = encode_present(self.encode, present, (1, self.feature_width), input_ids, attention_mask)
         return self.project(features, attention_mask, present)
 
 

@@ -26,12 +26,14 @@ class Tokens:
         present: (batch,), False where the row has no such half; its states are then meaningless.
         grid: Height and width in regions if the tokens are an image's, row by row from the top
             left; None for words, whose position is their index.
+        ids: (batch, words), the word pieces of a text, if its encoder keeps them; None otherwise.
     """
 
     states: Tensor
     mask: Tensor
     present: Tensor
     grid: tuple[int, int] | None = None
+    ids: Tensor | None = None
 
     def mean(self) -> Tensor:
         """Mean over the real tokens of each row, (batch, dim); 0 for a row without any."""
@@ -83,6 +85,7 @@ def fill_absent(tokens: Tokens, present: Tensor, null: Tensor) -> Tokens:
         mask=torch.where(row, tokens.mask, first),
         present=present,
         grid=tokens.grid,
+        ids=tokens.ids,
     )
 
 

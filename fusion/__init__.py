@@ -4,8 +4,8 @@ from .alignment import Alignment
 from .bilinear import BilinearFusion
 from .concat import ConcatFusion, MLPFusion
 from .cross_modal import CrossModalFusion
+from .experts import Experts, Opinions
 from .fused import Fused
-from .gate import balance_loss
 from .self_attention import PATTERNS, SelfAttentionFusion, check_pattern
 
 __all__ = [
@@ -14,9 +14,10 @@ __all__ = [
     "BilinearFusion",
     "ConcatFusion",
     "CrossModalFusion",
+    "Experts",
     "Fused",
     "MLPFusion",
+    "Opinions",
     "SelfAttentionFusion",
-    "balance_loss",
     "check_pattern",
 ]

@@ -31,11 +31,21 @@ class BilinearFusion(nn.Module):
         heads: Heads of the attention that pools each half; must divide `dim`.
         hidden: Width of the feed-forward layer.
         dropout: On the maps, the feed-forward layer and the features, in training.
-        gated: Whether modality weights are learned; else they are equal.
+        gated: Whether modality weights are learned; else they are equal, unless they are given.
+        fixed_norm: As for `CrossModalFusion`.
     """
 
     def __init__(
-        self, dim: int, *, glimpses: int, rank: int, heads: int, hidden: int, dropout: float, gated: bool = True
+        self,
+        dim: int,
+        *,
+        glimpses: int,
+        rank: int,
+        heads: int,
+        hidden: int,
+        dropout: float,
+        gated: bool = True,
+        fixed_norm: bool = False,
     ) -> None:
         super().__init__()
         if glimpses < 1:
@@ -48,7 +58,9 @@ class BilinearFusion(nn.Module):
         self.out = nn.ModuleList(nn.Linear(rank, dim) for _ in range(glimpses))
         self.before_regions, self.before_words = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.pool_image, self.pool_text = AttentionPool(dim, heads=heads), AttentionPool(dim, heads=heads)
-        self.norm_pairs, self.norm_image, self.norm_text = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm_pairs, self.norm_image, self.norm_text = (
+            nn.LayerNorm(dim, elementwise_affine=not fixed_norm) for _ in range(3)
+        )
         self.feed_forward = feed_forward(dim, hidden, dropout)
         self.map_dropout, self.dropout = nn.Dropout(dropout), nn.Dropout(dropout)
 

@@ -24,16 +24,23 @@ class ConcatFusion(nn.Module):
         dropout: In training.
         gated: Whether modality weights are learned, which multiply the halves; with equal weights this is
             the model as it was written.
+        fixed_norm: As for `CrossModalFusion`.
     """
 
-    def __init__(self, dim: int, *, heads: int = 8, dropout: float = 0.1, gated: bool = False) -> None:
+    def __init__(
+        self, dim: int, *, heads: int = 8, dropout: float = 0.1, gated: bool = False, fixed_norm: bool = False
+    ) -> None:
         super().__init__()
         if heads < 1 or 2 * dim % heads:
             raise ValueError(f"heads is {heads}; it must be at least 1 and divide twice the hidden size, {2 * dim}")
         self.out_dim = 2 * dim
         self.gate = modality_gate(dim, gated)
-        self.image = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
-        self.text = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
+        self.image = nn.Sequential(
+            nn.Linear(dim, dim), nn.LayerNorm(dim, elementwise_affine=not fixed_norm), nn.Dropout(dropout)
+        )
+        self.text = nn.Sequential(
+            nn.Linear(dim, dim), nn.LayerNorm(dim, elementwise_affine=not fixed_norm), nn.Dropout(dropout)
+        )
         self.attention = _OneToken(2 * dim, heads, dropout=dropout, batch_first=True)
 
     def forward(
@@ -72,14 +79,15 @@ class MLPFusion(nn.Module):
         dim: Width of the tokens, of the hidden layer and of the features.
         dropout: In training.
         gated: Whether modality weights are learned, which multiply the halves.
+        fixed_norm: As for `CrossModalFusion`.
     """
 
-    def __init__(self, dim: int, *, dropout: float, gated: bool = True) -> None:
+    def __init__(self, dim: int, *, dropout: float, gated: bool = True, fixed_norm: bool = False) -> None:
         super().__init__()
         self.out_dim = dim
         self.gate = modality_gate(dim, gated)
-        self.norm_image = nn.LayerNorm(dim)
-        self.norm_text = nn.LayerNorm(dim)
+        self.norm_image = nn.LayerNorm(dim, elementwise_affine=not fixed_norm)
+        self.norm_text = nn.LayerNorm(dim, elementwise_affine=not fixed_norm)
         self.network = nn.Sequential(
             nn.Linear(2 * dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout)
         )

@@ -31,20 +31,33 @@ class CrossModalFusion(nn.Module):
         heads: Heads of each attention; must divide `dim`.
         hidden: Width of the feed-forward layers.
         dropout: On attention weights, feed-forward layers and features, in training.
-        gated: Whether modality weights are learned; else they are equal.
+        gated: Whether modality weights are learned; else they are equal, unless they are given.
+        fixed_norm: Whether what a weight multiplies is normed without a learned scale first, `attend` too, so that no
+            parameter before the multiplication can undo it.
     """
 
-    def __init__(self, dim: int, *, layers: int, heads: int, hidden: int, dropout: float, gated: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        layers: int,
+        heads: int,
+        hidden: int,
+        dropout: float,
+        gated: bool = True,
+        fixed_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.out_dim = dim
         self.gate = modality_gate(dim, gated)
         self.blocks = nn.ModuleList(
-            CrossModalBlock(dim, heads=heads, hidden=hidden, dropout=dropout) for _ in range(layers)
+            CrossModalBlock(dim, heads=heads, hidden=hidden, dropout=dropout, fixed_norm=fixed_norm)
+            for _ in range(layers)
         )
         self.pool_image = AttentionPool(dim, heads=heads)
         self.pool_text = AttentionPool(dim, heads=heads)
-        self.norm_image = nn.LayerNorm(dim)
-        self.norm_text = nn.LayerNorm(dim)
+        self.norm_image = nn.LayerNorm(dim, elementwise_affine=not fixed_norm)
+        self.norm_text = nn.LayerNorm(dim, elementwise_affine=not fixed_norm)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -81,8 +94,9 @@ class CrossModalBlock(nn.Module):
     Args: see `CrossModalFusion`.
     """
 
-    def __init__(self, dim: int, *, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dim: int, *, heads: int, hidden: int, dropout: float, fixed_norm: bool = False) -> None:
         super().__init__()
+        self.norm_exchanged = nn.LayerNorm(dim, elementwise_affine=False) if fixed_norm else nn.Identity()
         self.norm_image = nn.LayerNorm(dim)
         self.norm_text = nn.LayerNorm(dim)
         self.image_to_text = Attention(dim, heads=heads, dropout=dropout)
@@ -112,8 +126,8 @@ class CrossModalBlock(nn.Module):
         of_text, image_map = self.image_to_text(
             regions, words, text.mask, packing=(of_regions, of_words), return_weights=return_maps
         )
-        text_states = text_states + image_gate * of_image
-        image_states = image_states + text_gate * of_text
+        text_states = text_states + image_gate * self.norm_exchanged(of_image)
+        image_states = image_states + text_gate * self.norm_exchanged(of_text)
         with of_words.draws():
             text_states = of_words.pad(text_states + self.text_feed_forward(text_states))
         with of_regions.draws():

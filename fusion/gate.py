@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ..encoders.tokens import Tokens
-from .processes import mean_over_processes
 
 
 class ModalityGate(nn.Module):
@@ -14,10 +13,11 @@ class ModalityGate(nn.Module):
 
     The summaries are taken before anything is mixed, so that each half speaks for itself (after the
     gated multimodal unit, Arevalo et al., 2017). Weights are non-negative and sum to 1; an absent
-    half gets exactly 0, and a row without any half gets (0, 0).
+    half gets exactly 0, and a row without any half gets (0, 0). The scores start at 0, so that both halves start with
+    equal weights.
 
-    The scores start at 0, so that both halves start with equal weights; `balance_loss` keeps the half
-    that is easier to learn from from shutting out the other in the first epochs.
+    Models of formats 1 to 3 have this gate. It learns from the fusion's loss, so its weights say how the fusion mixes,
+    not what a modality knows: later models take theirs from `Experts`.
 
     Args:
         dim: Width of the tokens.
@@ -56,24 +56,6 @@ def _softmax(scores: Tensor, image: Tokens, text: Tokens) -> Tensor:
     present = torch.stack([image.present, text.present], dim=1)  # (batch, 2)
     weights = scores.masked_fill(~present, float("-inf")).softmax(dim=-1)
     return torch.where(present, weights, 0.0)  # a row without any half would be NaN
-
-
-def balance_loss(weights: Tensor, present: Tensor) -> Tensor:
-    """How far the batch's mean weights are from equal: KL((1/2, 1/2) || mean), in nats; 0 where they are.
-
-    Only the mean is held, over all processes that share the batch; each row may still lean as far as it likes.
-    Unlike the entropy of the weights, it pulls hardest at a gate that has closed: its gradient doesn't vanish with
-    the weight.
-
-    Args:
-        weights: (batch, 2).
-        present: (batch, 2), True where the row has that half; rows that have both count.
-    """
-    both = present.all(dim=1, keepdim=True).to(weights)
-    sums = mean_over_processes(torch.cat([(weights * both).sum(dim=0), both.sum(dim=0)]))
-    if not bool(sums[2] > 0):
-        return weights.sum() * 0.0
-    return -(2 * sums[:2] / sums[2]).clamp(min=1e-30).log().mean()
 
 
 def attention_gates(weights: Tensor, image: Tokens, text: Tokens) -> tuple[Tensor, Tensor]:

@@ -177,8 +177,8 @@ def encode_texts(
     about = {"encoder": f"{facts.get('model_type')}, {facts.get('num_hidden_layers')} layers of {encoder.width}"}
     if encoder.pool:
         about["encoder"] += ", mean over the words"
-    key = trunk_key(encoder.trunk, text=facts, pool=encoder.pool)
-    store = FeatureStore(folder, key, width=encoder.width, about=about, say=console.print)
+    key = trunk_key(encoder.trunk, text=facts, pool=encoder.pool, **({"ids": True} if encoder.keep_ids else {}))
+    store = FeatureStore(folder, key, width=encoder.feature_width, about=about, say=console.print)
     pad = processor.tokenizer.pad_token_id or 0
 
     def encode(share: list[_Found]) -> Iterator[tuple[bytes, Tensor | Problem]]:

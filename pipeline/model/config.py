@@ -45,8 +45,9 @@ class DiptychConfig(PreTrainedConfig):
         dropout: In the fusion, in training.
         modality_dropout: Probability that a row loses one modality in training, so that the model
             learns to do with the other.
-        balance: Weight in the training loss of the term that keeps one modality from shutting out
-            the other (`fusion.balance_loss`); 0 switches it off.
+        experts: Whether each modality has a classifier of its own, which gives the weights and adds to the logits
+            (`fusion.Experts`), and what weights multiply has a fixed norm. By default, but for a `concat` without
+            modality weights; models of formats 1 to 3 have none, and a gate that learned from the fusion's loss.
         alignment_weight: Weight in the training loss of contrastive alignment (`fusion.Alignment`);
             at 0 the model has none, and cannot rank.
         columns: Of the data that it was trained on, by `image`, `text` and `label`: used again where data has them.
@@ -80,7 +81,7 @@ class DiptychConfig(PreTrainedConfig):
     modality_gate: bool | None = None
     dropout: float = 0.1
     modality_dropout: float = 0.3
-    balance: float = 0.5
+    experts: bool | None = None
     alignment_weight: float = 0.0
     thresholds: Any = None
     columns: Any = None
@@ -97,7 +98,8 @@ class DiptychConfig(PreTrainedConfig):
             from ...encoders.vision import image_config_of  # here, for it needs torch
 
             self.image_config = image_config_of(self.image_config)
-        kwargs.pop("unimodal", None)  # a term that models of format 1 trained with
+        for gone in ("unimodal", "balance"):  # terms of the loss that earlier models trained with
+            kwargs.pop(gone, None)
         self.global_tokens = list(self.global_tokens)
         super().__post_init__(**kwargs)
         if self.format_version > FORMAT_VERSION:
@@ -110,6 +112,8 @@ class DiptychConfig(PreTrainedConfig):
         if self.modality_gate is None:  # `mlp` had none in format 1
             self.modality_gate = self.fusion != "concat" and (self.fusion, self.format_version) != ("mlp", 1)
         pooled = self.fusion in ("concat", "mlp")  # they read the mean of an image's regions, and of a text's words
+        if self.experts is None:
+            self.experts = self.format_version > 3 and (self.fusion != "concat" or bool(self.modality_gate))
         if self.region_grid is None:
             self.region_grid = (1 if pooled else 4) if self.format_version > 2 else 0
         if self.pool_words is None:
@@ -140,9 +144,8 @@ class DiptychConfig(PreTrainedConfig):
             raise ValueError(f"problem_type is 'regression', which Diptych does not do; choose {MULTI_LABEL} or None")
         if self.thresholds is not None:
             self.set_thresholds(self.thresholds)
-        for name in ("balance", "alignment_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not self.alignment_weight >= 0:
+            raise ValueError(f"alignment_weight is {self.alignment_weight}; it must be at least 0")
         for name in ("dropout", "modality_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")

@@ -20,9 +20,10 @@ from ...fusion import (
     BilinearFusion,
     ConcatFusion,
     CrossModalFusion,
+    Experts,
     MLPFusion,
+    Opinions,
     SelfAttentionFusion,
-    balance_loss,
 )
 from .checks import check_weights
 from .config import DiptychConfig
@@ -40,7 +41,7 @@ class DiptychOutput(ModelOutput):
 
     Attributes:
         loss: If labels were given: what `class_loss` makes of them, by default mean cross-entropy over the
-            rows; in training with the term that balances the modality weights, and with alignment's. Without
+            rows. In training the sum of those of the fusion and of each expert by itself, and alignment's. Without
             classes: alignment's alone. Where processes share a batch in training, the mean over them is the
             loss of the one batch.
         logits: (batch, classes), raw; None if the model has no classes.
@@ -86,10 +87,13 @@ class DiptychModel(PreTrainedModel):
             if config.image_config is None
             else VisionEncoder(config.image_config, **sizes)
         )
-        self.text_encoder = BertEncoder(config.text_config, dim=config.hidden_size, pool=bool(config.pool_words))
+        self.text_encoder = BertEncoder(
+            config.text_config, dim=config.hidden_size, pool=bool(config.pool_words), keep_ids=bool(config.experts)
+        )
         self.null_tokens = NullTokens(config.hidden_size, dropout=config.modality_dropout)
         self.fusion = build_fusion(config)
         self.head = nn.Linear(self.fusion.out_dim, config.num_labels) if config.num_labels else None
+        self.experts = build_experts(config) if config.experts and config.num_labels else None
         self.alignment = Alignment(config.hidden_size) if config.alignment_weight else None
         self.class_loss = ClassLoss(multi_label=config.multi_label)
         self.post_init()
@@ -204,17 +208,36 @@ class DiptychModel(PreTrainedModel):
         if self.head is None:
             return DiptychOutput(loss)
         image, text = self.null_tokens(image, text)
-        fused = self.fusion(image, text, modality_weights=modality_weights, return_attentions=output_attentions)
+        opinions = None if self.experts is None else self.experts(image, text)
+        weights = self._weights(opinions) if modality_weights is None else modality_weights
+        fused = self.fusion(image, text, modality_weights=weights, return_attentions=output_attentions)
         logits = self.head(fused.features)  # (batch, classes)
+        views = [logits]
+        if self.experts is not None and opinions is not None:
+            views += self.experts.logits(opinions).unbind() if self.training else []
+            logits = self.experts.combine(self.experts.evidence(logits, opinions, fused.modality_weights))
         if labels is not None:
-            classified = self.class_loss(logits, labels, shared=self.training)
-            loss = classified if loss is None else loss + classified
-            if self.training and self.config.modality_gate and self.config.balance:
-                present = torch.stack([image.present, text.present], dim=1)
-                loss = loss + self.config.balance * balance_loss(fused.modality_weights, present)
+            for view in views if self.training else [logits]:
+                classified = self.class_loss(view, labels, shared=self.training)
+                loss = classified if loss is None else loss + classified
         weights = fused.modality_weights if self.config.modality_gate else None
         maps = {key: m.mean(2, keepdim=True) if average_heads else m for key, m in fused.attentions.items()}
         return DiptychOutput(loss if labels is not None else None, logits, weights, maps or None)
+
+    def evidence(self, image: Tokens, text: Tokens) -> tuple[Tensor, Opinions]:
+        """What `Experts.fit` is fitted on, of tokens (batch, regions, dim) and (batch, words, dim): see there."""
+        if self.experts is None or self.head is None:
+            raise ValueError("this model has no experts")
+        image, text = self.null_tokens(image, text)
+        opinions: Opinions = self.experts(image, text)
+        fused = self.fusion(image, text, modality_weights=self._weights(opinions))
+        return self.experts.evidence(self.head(fused.features), opinions, fused.modality_weights), opinions
+
+    def _weights(self, opinions: Opinions | None) -> Tensor | None:
+        """Modality weights (batch, 2) as the experts give them; None leaves them to the fusion."""
+        if self.experts is None or opinions is None or not self.config.modality_gate:
+            return None
+        return self.experts.weights(opinions)
 
     def set_alignment(self, weight: float) -> None:
         """Change the weight of contrastive alignment; its layers are new if there were none, gone at 0.
@@ -298,6 +321,10 @@ class DiptychModel(PreTrainedModel):
         parts.append(("projections", [self.image_encoder.projection, self.text_encoder.projection]))
         parts.append(("fusion", [self.null_tokens, self.fusion]))
         parts.append(("head", [module for module in (self.head, self.alignment) if module is not None]))
+        if self.experts is not None:
+            words = self.experts.words
+            parts.append(("experts", [m for m in self.experts.children() if m is not words]))
+            parts.append(("words", [words] if words is not None else []))
         check_partition(self, parts)
         return parts
 
@@ -347,9 +374,15 @@ class DiptychModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Modules initialise themselves; only new heads may come here with no weights at all."""
-        if module is self.head:
+        experts = self.experts
+        if module is self.head or (experts is not None and module in (experts.image, experts.text)):
             initialization.normal_(module.weight, std=0.02)
             initialization.zeros_(module.bias)
+        elif experts is not None and module is experts.words:
+            initialization.zeros_(module.weight)
+        elif experts is not None and module is experts:
+            initialization.zeros_(experts.words_bias)
+            initialization.zeros_(experts.prior)
 
 
 def require_classes(model: DiptychModel) -> None:
@@ -373,19 +406,33 @@ def _renamed(method: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
 def build_fusion(config: DiptychConfig) -> Fusion:
     """The fusion that `config` names."""
     dim, heads, hidden = config.hidden_size, config.fusion_heads, config.fusion_hidden_size or 0
-    common: dict[str, Any] = {"dropout": config.dropout, "gated": bool(config.modality_gate)}
+    fixed = bool(config.experts)  # they give the weights; models without them have a gate of their own
+    common: dict[str, Any] = {"dropout": config.dropout, "gated": bool(config.modality_gate) and not fixed}
+    norms = {"fixed_norm": fixed}
     if config.fusion == "concat":
-        return ConcatFusion(dim, heads=heads, **common)
+        return ConcatFusion(dim, heads=heads, **common, **norms)
     if config.fusion == "mlp":
-        return MLPFusion(dim, **common)
+        return MLPFusion(dim, **common, **norms)
     common |= {"heads": heads, "hidden": hidden}
     if config.fusion == "bilinear":
-        return BilinearFusion(dim, glimpses=config.glimpses, rank=hidden, **common)
+        return BilinearFusion(dim, glimpses=config.glimpses, rank=hidden, **common, **norms)
     common |= {"layers": config.fusion_layers}
     if config.fusion == "self-attention":
         tokens = tuple(config.global_tokens)
         return SelfAttentionFusion(dim, pattern=config.pattern, window=config.window, global_tokens=tokens, **common)
-    return CrossModalFusion(dim, **common)
+    return CrossModalFusion(dim, **common, **norms)
+
+
+def build_experts(config: DiptychConfig) -> Experts:
+    """The experts of `config`; that of the words has a score for each word piece of the text encoder."""
+    return Experts(
+        config.hidden_size,
+        config.num_labels,
+        heads=config.fusion_heads,
+        dropout=config.dropout,
+        vocabulary=0 if config.pool_words else config.text_config.vocab_size,
+        multi_label=config.multi_label,
+    )
 
 
 AutoModel.register(DiptychConfig, DiptychModel)

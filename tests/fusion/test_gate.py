@@ -1,13 +1,10 @@
-"""The modality gate's weights, the equal ones in its place, and the term that keeps it open."""
+"""The modality gate's weights, and the equal ones in its place."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 from diptych.encoders import Tokens
-from diptych.fusion import balance_loss
 from diptych.fusion.gate import EqualWeights, ModalityGate, attention_gates, modality_gate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +13,6 @@ from . import norm_by_hand, random_tokens, shake
 
 DIM = 16
 PRESENT = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=5)
-BOTH = torch.tensor([[True, True]])
 
 
 def halves(present: list[tuple[bool, bool]]) -> tuple[Tokens, Tokens]:
@@ -118,56 +114,6 @@ def test_without_a_gate_the_halves_that_are_there_weigh_the_same(present):
     assert isinstance(modality_gate(DIM, True), ModalityGate)
 
 
-def test_balance_is_zero_where_the_means_are_equal_however_far_each_row_leans():
-    weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.2, 0.8], [0.8, 0.2]])
-    assert balance_loss(weights, torch.ones(4, 2, dtype=torch.bool)).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_balance_is_the_divergence_computed_by_hand():
-    weights = torch.tensor([[0.9, 0.1], [0.7, 0.3]])  # means 0.8 and 0.2
-    expected = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)  # 0.2231
-    assert balance_loss(weights, torch.ones(2, 2, dtype=torch.bool)).item() == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("side", [0, 1])
-def test_balance_rises_as_one_half_is_shut_out(side):
-    losses = []
-    for small in (0.5, 0.3, 0.1, 0.01, 1e-4):
-        weights = torch.tensor([[small, 1 - small]])
-        losses.append(balance_loss(weights.flip(1) if side else weights, BOTH).item())
-    assert losses == sorted(losses)
-    assert losses[-1] > 3
-
-
-@pytest.mark.parametrize("difference", [1.0, 4.0, 8.0, 12.0])
-def test_balance_still_pulls_at_a_gate_that_has_closed(difference):
-    """The gradient of the entropy of the weights would be about 1e-4 at a difference of 12."""
-    scores = torch.tensor([[0.0, difference]], requires_grad=True)
-    balance_loss(scores.softmax(dim=-1), BOTH).backward()
-    # d KL / d score = weight - 1/2, by hand
-    small = 1 / (1 + math.exp(difference))
-    assert scores.grad[0].tolist() == pytest.approx([small - 0.5, 0.5 - small], abs=1e-3)
-
-
-def test_the_weights_of_rows_with_one_half_do_not_count():
-    present = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
-    rows = [[0.9, 0.1], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
-    weights = torch.tensor(rows, requires_grad=True)
-    loss = balance_loss(weights, present)
-    assert loss.item() == pytest.approx(balance_loss(torch.tensor([rows[0], *[[0.3, 0.7]] * 3]), present).item())
-    loss.backward()
-    assert weights.grad[0].abs().min() > 0
-    assert not weights.grad[1:].any()
-
-
-def test_a_batch_in_which_no_row_has_both_halves_is_in_balance():
-    weights = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
-    loss = balance_loss(weights, torch.tensor([[True, False], [True, False]]))
-    loss.backward()
-    assert loss.item() == pytest.approx(0, abs=1e-6)
-    assert not weights.grad.any()
-
-
 def test_a_half_comes_in_by_its_weight_and_a_null_token_ungated():
     image, text = halves([(True, True), (False, True), (True, False)])
     weights = torch.tensor([[0.3, 0.7], [0.0, 1.0], [1.0, 0.0]])
@@ -175,10 +121,3 @@ def test_a_half_comes_in_by_its_weight_and_a_null_token_ungated():
     assert image_gate.shape == text_gate.shape == (3, 1, 1)
     assert image_gate.flatten().tolist() == pytest.approx([0.3, 1.0, 1.0])
     assert text_gate.flatten().tolist() == pytest.approx([0.7, 1.0, 1.0])
-
-
-def test_rows_with_one_half_do_not_dilute_the_balance():
-    lone = balance_loss(torch.tensor([[0.9, 0.1]]), torch.tensor([[True, True]]))
-    weights = torch.tensor([[0.9, 0.1], [1.0, 0.0], [0.0, 1.0]])
-    present = torch.tensor([[True, True], [True, False], [False, True]])
-    assert balance_loss(weights, present).item() == pytest.approx(lone.item())

@@ -1,0 +1,255 @@
+"""Experts: what each modality says of the classes by itself, and how much that counts beside the fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..encoders.tokens import Tokens
+from .attention import AttentionPool
+
+START = (0.5, 0.25, 0.5, 0.5)
+"""What the evidence of fusion, image, text and words counts before anything was fitted."""
+
+ENOUGH = 8
+"""Rows from which on something is fitted."""
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """What the modalities say of each row by themselves.
+
+    Attributes:
+        scores: (3, batch, classes), of image, text and words, without their biases.
+        present: (batch, 2), image first.
+    """
+
+    scores: Tensor
+    present: Tensor
+
+
+class Experts(nn.Module):
+    """A classifier for each modality, whose evidence is added to that of the fusion, and which gives the weights.
+
+    The evidence of an expert is how far its log-probabilities are from the classes' shares of the training rows, the
+    prior. The model's logits are a product of experts (Hinton, 2002):
+
+        logits = prior + sum over fusion, image, text and words of  a[k] * (log p[k] - prior)
+
+    Image and text are pooled and normed without a learned scale; the words are a bag of word pieces of length 1, each
+    with a score for each class (Wang and Manning, 2012): what a dense embedding blurs, such as the name of a brand.
+    Each expert learns from its own loss. How much they count, `blend`, is fitted on rows that nobody learned from
+    (`fit`): an expert that has memorised its training rows counts little.
+
+    The image's weight is sigmoid(g . (e_image, e_text, 1)), with e the modality's evidence in nats, as its expert,
+    calibrated on the same rows, gives it, expected under what both say together; g is fitted so that it is the share
+    of the image in what both get right of a row beyond the prior (by calibrated confidence, as Zhang et al., QMF, 2023,
+    and supervised by what each modality alone gets right). Gradients don't pass through it.
+
+    Args:
+        dim: Width of the tokens.
+        classes: Number of classes.
+        heads: Heads of the attention that pools each modality.
+        dropout: On pooled vectors, in training.
+        vocabulary: Number of word pieces; 0 has no expert for words.
+        multi_label: Whether each class is a question of its own.
+    """
+
+    prior: Tensor
+    blend: Tensor
+    alone: Tensor
+    gate: Tensor
+
+    def __init__(
+        self, dim: int, classes: int, *, heads: int, dropout: float, vocabulary: int, multi_label: bool = False
+    ) -> None:
+        super().__init__()
+        self.multi_label = multi_label
+        self.pool_image, self.pool_text = AttentionPool(dim, heads=heads), AttentionPool(dim, heads=heads)
+        self.norm, self.dropout = nn.LayerNorm(dim, elementwise_affine=False), nn.Dropout(dropout)
+        self.image, self.text = nn.Linear(dim, classes), nn.Linear(dim, classes)
+        self.words = nn.Embedding(vocabulary, classes) if vocabulary else None
+        self.words_bias = nn.Parameter(torch.zeros(classes))
+        if self.words is not None:
+            nn.init.zeros_(self.words.weight)
+        uniform = torch.zeros(classes)
+        self.register_buffer("prior", uniform if multi_label else uniform.log_softmax(dim=-1))
+        self.register_buffer("blend", torch.tensor(START))
+        self.register_buffer("alone", torch.tensor(START[1:]))
+        self.register_buffer("gate", torch.zeros(3))
+
+    def forward(self, image: Tokens, text: Tokens) -> Opinions:
+        """Opinions of region tokens (batch, regions, dim) and word tokens (batch, words, dim)."""
+        image_vector = self.norm(self.pool_image(image.states, image.mask))
+        text_vector = self.norm(self.pool_text(text.states, text.mask))
+        scores = [
+            F.linear(self.dropout(image_vector), self.image.weight),
+            F.linear(self.dropout(text_vector), self.text.weight),
+        ]
+        scores.append(torch.zeros_like(scores[0]))
+        if self.words is not None and text.ids is not None:
+            count = (text.mask & text.present.unsqueeze(1)).to(scores[0].dtype)
+            count = count / count.norm(dim=1, keepdim=True).clamp(min=1)
+            scores[2] = (self.words(text.ids) * count.unsqueeze(-1)).sum(dim=1)
+        return Opinions(torch.stack(scores), torch.stack([image.present, text.present], dim=1))
+
+    def logits(self, opinions: Opinions) -> Tensor:
+        """Of each expert by itself, (3, batch, classes): what its own loss is taken of."""
+        return opinions.scores + self._biases()
+
+    def weights(self, opinions: Opinions) -> Tensor:
+        """Modality weights (batch, 2), image first: non-negative, of sum 1; an absent modality has exactly 0."""
+        with torch.no_grad():
+            image = torch.sigmoid(self._expected(opinions) @ self.gate[:2] + self.gate[2])
+            weights = torch.stack([image, 1 - image], dim=1)
+            both = opinions.present.all(dim=1, keepdim=True)
+            return torch.where(both, weights, opinions.present.to(weights))
+
+    def evidence(self, fused: Tensor, opinions: Opinions, weights: Tensor) -> Tensor:
+        """What fusion, image, text and words add to the prior, (4, batch, classes).
+
+        Args:
+            fused: (batch, classes), logits of the fusion.
+            opinions: Of the experts.
+            weights: (batch, 2). They multiply what an expert's matrix reads: twice the weight where both are present.
+        """
+        both = opinions.present.all(dim=1, keepdim=True)
+        scale = torch.where(both, 2 * weights, weights)  # (batch, 2)
+        image, text = scale[:, :1], scale[:, 1:]
+        scores = opinions.scores * torch.stack([image, text, text])
+        return self._beyond_prior(torch.cat([fused.unsqueeze(0), scores + self._biases()]))
+
+    def combine(self, evidence: Tensor) -> Tensor:
+        """Logits (batch, classes) of the model from `evidence`."""
+        return self.prior + (self.blend[:, None, None] * evidence).sum(dim=0)
+
+    def set_prior(self, counts: Tensor) -> None:
+        """Take the classes' shares of the training rows for the prior.
+
+        Args:
+            counts: Rows of each class, (classes,); of multi-label rows (2, classes), without and with each.
+        """
+        counts = counts.float() + 0.5
+        prior = (counts[1] / counts[0]).log() if self.multi_label else (counts / counts.sum()).log()
+        self.prior.copy_(prior)
+
+    def _biases(self) -> Tensor:
+        """(3, 1, classes)."""
+        return torch.stack([self.image.bias, self.text.bias, self.words_bias]).unsqueeze(1)
+
+    def _beyond_prior(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        return (logits if self.multi_label else logits.log_softmax(dim=-1)) - self.prior
+
+    def _calibrated(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Evidence of image and of text, (batch, classes) each, from `_beyond_prior` of the experts' own logits."""
+        scaled = self.alone[:, None, None] * own
+        return scaled[0], scaled[1] + scaled[2]
+
+    def _expected(self, opinions: Opinions) -> Tensor:
+        """Evidence of image and text, (batch, 2), in nats, expected under what both say together."""
+        image, text = self._calibrated(self._beyond_prior(self.logits(opinions)))
+        together = self.prior + (image + text) / 2
+        if self.multi_label:
+            yes = together.sigmoid()
+            gains = [
+                (yes * _gain(own, self.prior) + (1 - yes) * _gain(-own, -self.prior)).sum(dim=-1)
+                for own in (image, text)
+            ]
+        else:
+            shares = together.softmax(dim=-1)
+            gains = [(shares * _gain_of_one(own, self.prior)).sum(dim=-1) for own in (image, text)]
+        return torch.stack(gains, dim=1)
+
+
+def _gain(evidence: Tensor, prior: Tensor) -> Tensor:
+    """How much likelier a yes is, in nats, of log-odds that rise by `evidence`."""
+    return F.logsigmoid(prior + evidence) - F.logsigmoid(prior)
+
+
+def _gain_of_one(evidence: Tensor, prior: Tensor) -> Tensor:
+    """How much likelier each of all classes is, in nats."""
+    return (prior + evidence).log_softmax(dim=-1) - prior.log_softmax(dim=-1)
+
+
+def fit(
+    experts: Experts, evidence: Tensor, opinions: Opinions, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Fit how much the evidence of each expert counts, and the gate, on rows that nobody learned from.
+
+    Seven numbers and a bias, each fit convex or nearly so, and held to its start by as much as one row would; fewer
+    than `ENOUGH` rows change nothing.
+
+    Args:
+        experts: Changed in place.
+        evidence: (4, rows, classes), as `Experts.evidence` gives it.
+        opinions: Of the same rows.
+        labels: (rows,), class indices; of multi-label rows (rows, classes).
+        loss: Of logits (rows, classes) and labels; a scalar.
+    """
+    if len(labels) < ENOUGH:
+        return
+    prior = experts.prior
+    with torch.no_grad():
+        own = experts._beyond_prior(experts.logits(opinions))
+    start = prior.new_tensor(START)
+    image, text = opinions.present.unbind(dim=1)
+    for rows, chosen in ((image, slice(0, 1)), (text, slice(1, 3))):
+        if int(rows.sum()) >= ENOUGH:
+            part = own[chosen, rows]
+            experts.alone[chosen] = _scales(part, start[1:][chosen], lambda sum_: loss(prior + sum_, labels[rows]))  # noqa: B023
+    experts.blend.copy_(_scales(evidence, start, lambda sum_: loss(prior + sum_, labels)))
+    both = image & text
+    if int(both.sum()) < ENOUGH:
+        return
+    with torch.no_grad():
+        rows_ = Opinions(opinions.scores[:, both], opinions.present[both])
+        expected = experts._expected(rows_)
+        right = torch.stack([_gained(part, prior, labels[both]) for part in experts._calibrated(own[:, both])])
+        right = right.clamp(min=0)  # (2, rows): what each gets right of a row beyond the prior, in nats
+        together = right.sum(dim=0)
+        share = right[0] / together.clamp(min=1e-6)
+    factors = torch.cat([expected, torch.ones_like(expected[:, :1])], dim=1)  # (rows, 3)
+
+    def gate_loss(gate: Tensor) -> Tensor:
+        cross_entropy = F.binary_cross_entropy_with_logits(factors @ gate, share, reduction="none")
+        return (together * cross_entropy).mean() + gate.square().sum() / len(share)
+
+    experts.gate.copy_(_minimise(gate_loss, torch.zeros_like(experts.gate)))
+
+
+def _scales(evidence: Tensor, start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """What each of `evidence` (experts, rows, classes) counts, (experts,), for the least `loss` of its weighed sum."""
+    rows = evidence.shape[1]
+
+    def total(logs: Tensor) -> Tensor:
+        weighed = (logs.exp()[:, None, None] * evidence).sum(dim=0)
+        return loss(weighed) + (logs - start.log()).square().mean() / rows
+
+    return _minimise(total, start.log()).exp()
+
+
+def _minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int = 150) -> Tensor:
+    """Where `loss` is least, from `start` on, by Adam: a few numbers, so that it takes milliseconds."""
+    with torch.enable_grad():
+        found = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([found], lr=0.1)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(found).backward()
+            optimizer.step()
+            schedule.step()
+    return found.detach()
+
+
+def _gained(evidence: Tensor, prior: Tensor, labels: Tensor) -> Tensor:
+    """How much likelier each row's labels are, (rows,), in nats."""
+    if labels.dim() == 2:
+        truth = labels.to(evidence)
+        return (truth * _gain(evidence, prior) + (1 - truth) * _gain(-evidence, -prior)).sum(dim=-1)
+    return _gain_of_one(evidence, prior).gather(1, labels.unsqueeze(1)).squeeze(1)

@@ -24,7 +24,7 @@ class Opinions:
     """What the modalities say of each row by themselves.
 
     Attributes:
-        scores: (3, batch, classes), of image, text and words, without their biases.
+        scores: (3, batch, classes), of image, text and words, without what they start from.
         present: (batch, 2), image first.
     """
 
@@ -73,7 +73,6 @@ class Experts(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(dim, elementwise_affine=False), nn.Dropout(dropout)
         self.image, self.text = nn.Linear(dim, classes), nn.Linear(dim, classes)
         self.words = nn.Embedding(vocabulary, classes) if vocabulary else None
-        self.words_bias = nn.Parameter(torch.zeros(classes))
         if self.words is not None:
             nn.init.zeros_(self.words.weight)
         uniform = torch.zeros(classes)
@@ -139,7 +138,7 @@ class Experts(nn.Module):
 
     def _biases(self) -> Tensor:
         """(3, 1, classes)."""
-        return torch.stack([self.image.bias, self.text.bias, self.words_bias]).unsqueeze(1)
+        return torch.stack([self.image.bias, self.text.bias, self.prior]).unsqueeze(1)
 
     def _beyond_prior(self, logits: Tensor) -> Tensor:
         logits = logits.float()

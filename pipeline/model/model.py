@@ -319,12 +319,12 @@ class DiptychModel(PreTrainedModel):
         parts: list[Part] = [(f"image.{name}", modules) for name, modules in self.image_encoder.parts()]
         parts += [(f"text.{name}", modules) for name, modules in self.text_encoder.parts()]
         parts.append(("projections", [self.image_encoder.projection, self.text_encoder.projection]))
-        parts.append(("fusion", [self.null_tokens, self.fusion]))
+        words = None if self.experts is None else self.experts.words
+        experts = [] if self.experts is None else [m for m in self.experts.children() if m is not words]
+        parts.append(("fusion", [self.null_tokens, self.fusion, *experts]))
+        if words is not None:
+            parts.append(("words", [words]))
         parts.append(("head", [module for module in (self.head, self.alignment) if module is not None]))
-        if self.experts is not None:
-            words = self.experts.words
-            parts.append(("experts", [m for m in self.experts.children() if m is not words]))
-            parts.append(("words", [words] if words is not None else []))
         check_partition(self, parts)
         return parts
 
@@ -381,7 +381,6 @@ class DiptychModel(PreTrainedModel):
         elif experts is not None and module is experts.words:
             initialization.zeros_(module.weight)
         elif experts is not None and module is experts:
-            initialization.zeros_(experts.words_bias)
             initialization.zeros_(experts.prior)
 
 

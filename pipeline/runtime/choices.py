@@ -4,6 +4,8 @@ from __future__ import annotations
 
 OBJECTIVES = ("classify", "align")
 """What a run trains for: classes, or that an image and its text lie close together."""
+RECIPES = ("fast", "balanced", "best")
+"""How long a run is by default."""
 METRICS = ("accuracy", "macro_f1", "auroc", "loss", "micro_f1", "mean_average_precision")
 """By what the best epoch can be chosen; the last two of rows with several labels each."""
 FUSIONS = ("cross-modal", "self-attention", "bilinear", "concat", "mlp")

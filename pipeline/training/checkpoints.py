@@ -69,8 +69,12 @@ class Progress:
 
     def end_epoch(self, epoch: dict[str, Any]) -> None:
         """Keep what an epoch gave, and stand at the beginning of the next."""
-        self.gather()
         self.history.append(epoch)
+        self.next_epoch()
+
+    def next_epoch(self) -> None:
+        """Stand at the beginning of the next epoch; all must take part."""
+        self.gather()
         self.epoch, self.epoch_step, self.batches, self.losses, self.seconds = self.epoch + 1, 0, 0, [], 0.0
 
 

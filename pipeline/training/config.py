@@ -17,6 +17,7 @@ from ..runtime.choices import (
     OBJECTIVES,
     PATTERNS,
     PRECISIONS,
+    RECIPES,
 )
 from ..runtime.options import check_options, option, unknown_option
 
@@ -135,9 +136,17 @@ class TrainConfig:
         panel=TRAINING,
         choices=OBJECTIVES,
     )
-    epochs: int = option(5, "Passes over the training rows.", panel=TRAINING, least=1)
+    recipe: str = option(
+        "balanced",
+        "How long to train where --epochs does not say: fast, balanced, or best.",
+        panel=TRAINING,
+        choices=RECIPES,
+    )
+    epochs: int | None = option(
+        None, "Passes over the training rows.  [default: by --recipe and the number of rows]", panel=TRAINING, least=1
+    )
     batch_size: int = option(
-        64, "Rows per optimizer step, over all devices and micro-batches.", panel=TRAINING, least=1
+        32, "Rows per optimizer step, over all devices and micro-batches.", panel=TRAINING, least=1
     )
     gradient_accumulation_steps: int = option(
         1, "Micro-batches per optimizer step, for batches that do not fit in memory.", panel=TRAINING, least=1
@@ -249,7 +258,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.unfreeze_at > self.epochs:
+        if self.epochs is not None and self.unfreeze_at > self.epochs:
             raise ValueError(
                 f"unfreeze_at is {self.unfreeze_at}, after the last of {self.epochs} epochs; choose an earlier one"
             )

@@ -25,10 +25,12 @@ from ..runtime.seeds import draw_seed
 from ..runtime.signals import StopSignals
 from .checkpoints import Checkpoints, Progress
 from .config import TrainConfig
+from .experts import fit_experts
 from .feature_reuse import EpochRows
 from .interrupts import Interrupts
 from .objective import Objective, cell, out_of_patience, table_row
 from .optim import parameter_groups, schedule, unfreeze
+from .recipe import duration, measures, step_seconds
 from .run_folder import RunFolder
 from .tracking import Tracking
 
@@ -94,11 +96,12 @@ class Fit:
         """
         accelerator, config = self.accelerator, self.config
         self.tracking.begin(asdict(config))
-        steps = config.epochs * self._plan(rows.training).steps
+        epochs = config.epochs or 1
+        steps = epochs * self._plan(rows.training).steps
         groups = parameter_groups(self.model, config)
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
         model, optimizer = accelerator.prepare(self.model, optimizer)
-        rates = schedule(optimizer, steps=steps, warmup=config.warmup_ratio, epochs=config.epochs)
+        rates = schedule(optimizer, steps=steps, warmup=config.warmup_ratio, epochs=epochs)
         checkpoints = Checkpoints(
             self.folder.checkpoints,
             accelerator,
@@ -119,12 +122,22 @@ class Fit:
                 progress.start = self.objective.measure(model, validating, accelerator, self.console)
             select = self.objective.select
             self.console.print(f"before training: {select} {cell(progress.start[select])}")
+            if accelerator.num_processes == 1:
+                left = steps - progress.step
+                cost = duration(left * step_seconds(self.model, batches))
+                self.console.print(f"cost: about {cost} for {left} steps, as fast as this machine is now")
             note()
-            for epoch in range(progress.epoch, config.epochs + 1):
+            for epoch in range(progress.epoch, epochs + 1):
                 if unfreeze(self.model, config, epoch):
                     self.console.print(f"epoch {epoch}: the chosen parts of pretrained encoders train from here on")
                     batches, validating = self._batches(rows, epoch)
                 loss = self._epoch(model, optimizer, rates, batches, interrupts)
+                if not measures(epoch, epochs):
+                    progress.next_epoch()
+                    interrupts.agree()
+                    interrupts.checkpoint(progress)
+                    continue
+                fit_experts(model, validating, accelerator)
                 metrics = self.objective.measure(model, validating, accelerator, self.console)
                 seconds = round(progress.seconds, 1)
                 progress.end_epoch(
@@ -133,7 +146,7 @@ class Fit:
                 self._end_epoch(model, metrics)
                 note()
                 after_epoch(progress.history[-1])
-                if epoch < config.epochs:
+                if epoch < epochs:
                     if out_of_patience(progress.history, self.objective, config.patience, config.unfreeze_at):
                         self.console.print(
                             f"stopped after epoch {epoch}: {config.patience} without a better one (--patience)"

@@ -16,6 +16,10 @@ from ...encoders.trainable import Encoder
 from ..model.model import DiptychModel
 from .config import TrainConfig
 
+WORDS_RATE = 30.0
+"""Learning rate of the scores of single words, by plain gradients: their bags are sparse and of length 1. A rate for
+each number, as AdamW has it, gives rare words and classes the steps of frequent ones, which told fewer colours."""
+
 
 def unfreeze(model: DiptychModel, config: TrainConfig, epoch: int) -> bool:
     """Freeze and unfreeze the parts of both trunks as they are in `epoch`; True if pretrained ones are unfrozen in it.
@@ -62,10 +66,13 @@ def parameter_groups(model: DiptychModel, config: TrainConfig) -> list[dict[str,
     for name, modules in model.parts():
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         options = {"lr": rates.get(name, config.learning_rate), "name": name, "unfrozen_at": starts.get(name, 1)}
+        if name == "words":  # next to 1 the second moment is nothing: AdamW is then gradient descent with momentum
+            options |= {"lr": WORDS_RATE, "eps": 1.0}
         for is_matrix in (True, False):
             chosen = [p for p in parameters if (p.dim() > 1) == is_matrix]
+            decay = config.weight_decay if is_matrix and name != "words" else 0.0
             if chosen:
-                groups.append({"params": chosen, "weight_decay": config.weight_decay if is_matrix else 0.0, **options})
+                groups.append({"params": chosen, "weight_decay": decay, **options})
     return groups
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 
 from ..check.check import quick_check
@@ -35,6 +36,7 @@ from .objective import (
     chooses_epoch,
 )
 from .optim import trains_from
+from .recipe import with_length
 from .stream_rows import StreamRows
 from .table_rows import TableRows
 
@@ -44,6 +46,7 @@ class Setup:
     """Data and model of a run.
 
     Attributes:
+        config: How the run goes, with its number of epochs.
         columns: Which columns are read.
         objective: What the run trains for.
         model: With every part unfrozen that is ever to train.
@@ -52,6 +55,7 @@ class Setup:
         augmentation: Which changes of training images are on.
     """
 
+    config: TrainConfig
     columns: Columns
     objective: Objective
     model: DiptychModel
@@ -101,6 +105,9 @@ def set_up(
         focal_gamma=config.focal_gamma,
         smoothing=config.label_smoothing,
     )
+    if network.experts is not None:
+        counts_ = rows.class_counts()
+        network.experts.set_prior(counts_ if config.class_weights == "none" else torch.ones_like(counts_))
     changes, augment_from, why = _augmentation(config, network, rows)
     console.print(f"augmentation: {', '.join(name for name, on in changes.items() if on) or 'none'}{why}")
     training, validation = rows.pair_sets(
@@ -115,6 +122,8 @@ def set_up(
         chooses = partial(chooses_epoch, config.seed)
         objective = replace(objective, measure=partial(objective.measure, chooses=chooses))
     console.print(f"data: {len(training)} rows to train on, {len(validation)} to validate ({rows.source}), {what}")
+    config, length = with_length(config, network, len(training))
+    console.print(length)
     total, trained = (
         sum(p.numel() for p in network.parameters() if p.requires_grad or every) for every in (True, False)
     )
@@ -125,7 +134,7 @@ def set_up(
         epoch_rows = FeatureReuse(training, validation, network, processor, config, folder=cache, console=console)
     elif config.cache and (network.image_encoder.frozen or network.text_encoder.frozen):
         console.print("features: of a stream they are not kept, so a frozen encoder computes them in every epoch")
-    return Setup(columns, objective, network, processor, epoch_rows, changes)
+    return Setup(config, columns, objective, network, processor, epoch_rows, changes)
 
 
 def _read(

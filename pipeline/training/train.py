@@ -90,6 +90,7 @@ def train(
     may_begin(folder, resume=resume, overwrite=overwrite)
     try:
         setup = set_up(data, config, build, reading, model, console)
+        config = setup.config
         fit = Fit(setup.model, setup.processor, config, setup.objective, folder, console)
         rows, config = setup.rows, replace(config, precision=fit.accelerator.mixed_precision)
         others: dict[str, Any] = {"columns": str(setup.columns), **setup.augmentation}

@@ -37,6 +37,8 @@ from .space import Space, space_of
 from .study import is_hopeless, suggest
 from .trials import NAME, Sweep, Trial, read_sweep
 
+EPOCHS = 5
+"""Of a trial, where nobody says."""
 _ENCODERS = ("image_encoder", "text_encoder", "image_weights", "image_size", "max_length")
 
 

@@ -15,6 +15,7 @@ from diptych.encoders.trainable import check_partition
 from diptych.fusion import PATTERNS
 from diptych.pipeline.model.model import build_fusion
 from PIL import Image
+from torch.nn import functional as F
 
 from ...conftest import build_tiny, picture
 from ...fusion import random_tokens, shake
@@ -181,23 +182,21 @@ def encoded(model: DiptychModel, batch: dict[str, torch.Tensor]) -> tuple[Tokens
     return image, model.text_encoder(batch["input_ids"], batch["attention_mask"], batch["text_present"])
 
 
-def test_the_balance_term_is_in_the_training_loss_only(text_folder):
-    model, processor = build_tiny(text_folder, balance=2.0, dropout=0.0, modality_dropout=0.0)
+def test_in_training_the_fusion_and_each_expert_have_a_loss_of_their_own(text_folder):
+    model, processor = build_tiny(text_folder, dropout=0.0, modality_dropout=0.0)
     batch, labels = batch_of(processor), torch.tensor([0, 1])
-    weights = torch.tensor([[0.9, 0.1], [0.9, 0.1]])
-
-    def loss() -> float:
-        return model(**batch, labels=labels, modality_weights=weights).loss.item()
-
-    model.eval()
-    plain = loss()
     still(model)
-    expected = 2.0 * -0.5 * (torch.tensor(1.8).log() + torch.tensor(0.2).log())
-    assert loss() - plain == pytest.approx(float(expected), abs=1e-5)
+    image, text = model.null_tokens(*encoded(model, batch))
+    opinions = model.experts(image, text)
+    fused = model.head(model.fusion(image, text, modality_weights=model.experts.weights(opinions)).features)
+    expected = sum(F.cross_entropy(logits, labels) for logits in (fused, *model.experts.logits(opinions)))
+    torch.testing.assert_close(model(**batch, labels=labels).loss, expected)
+    output = model.eval()(**batch, labels=labels)
+    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits, labels))
 
 
 def test_alignment_is_in_the_training_loss_only_times_its_weight(text_folder):
-    quiet = {"balance": 0.0, "dropout": 0.0, "modality_dropout": 0.0}
+    quiet = {"experts": False, "dropout": 0.0, "modality_dropout": 0.0}
     model, processor = build_tiny(text_folder, alignment_weight=0.5, **quiet)
     batch, labels = batch_of(processor), torch.tensor([0, 1])
     plain = model.eval()(**batch, labels=labels).loss
@@ -265,7 +264,7 @@ def test_the_parts_hold_every_parameter_once_and_in_order(tiny):
     model, _ = tiny
     names = [name for name, _ in model.parts()]
     assert names[0] == "image.stem"
-    assert names[-3:] == ["projections", "fusion", "head"]
+    assert names[-4:] == ["projections", "fusion", "words", "head"]
     with pytest.raises(ValueError, match=r"in no part: head\.weight, head.bias"):
         check_partition(model, model.parts()[:-1])
 
@@ -295,7 +294,7 @@ def test_words_are_averaged_before_or_after_the_projection(fusion, text_folder):
     models = []
     for pool in (True, False):
         torch.manual_seed(0)
-        model, processor = build_tiny(text_folder, fusion=fusion, pool_words=pool)
+        model, processor = build_tiny(text_folder, fusion=fusion, pool_words=pool, experts=False)
         models.append(model.eval())
     batch = processor([picture("red")] * 3, ["a red shirt", "a", None])
     found, after = (model(**batch).logits for model in models)

@@ -1,0 +1,49 @@
+"""How much each expert of a model counts, fitted on validation rows at the end of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ...fusion import Opinions
+from ...fusion.experts import fit
+from ..loading.plan import gather_parts
+
+MOST = 2000
+"""Rows that are enough for eight numbers."""
+
+
+@torch.no_grad()
+def fit_experts(model: Any, batches: Iterable[dict[str, Any]], accelerator: Accelerator) -> None:
+    """Fit the experts of a model, if it has any, on the first `MOST` rows of `batches`.
+
+    Args:
+        model: Prepared by `accelerator`; changed in place, alike in all processes.
+        batches: This process's rows to validate with.
+        accelerator: Of the run.
+    """
+    plain = accelerator.unwrap_model(model)
+    if plain.experts is None:
+        return
+    was_training = model.training
+    model.eval()
+    parts: list[dict[str, Tensor]] = []
+    numbers: list[int] = []
+    for batch in batches:
+        with accelerator.autocast():
+            evidence, opinions = plain.evidence(*plain.encode(batch))
+        part = {"evidence": evidence.transpose(0, 1), "scores": opinions.scores.float().transpose(0, 1)}
+        parts.append({**part, "present": opinions.present, "labels": batch["labels"]})
+        numbers += batch["rows"]
+        if len(numbers) * accelerator.num_processes >= MOST:
+            break
+    model.train(was_training)
+    kept = {name: tensor.to(plain.device) for name, tensor in gather_parts(parts, numbers, accelerator).items()}
+    usable = kept["present"].any(dim=1)
+    evidence, scores = (kept[name][usable].transpose(0, 1) for name in ("evidence", "scores"))
+    opinions = Opinions(scores, kept["present"][usable])
+    fit(plain.experts, evidence, opinions, kept["labels"][usable], plain.class_loss)

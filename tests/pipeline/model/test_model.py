@@ -69,7 +69,7 @@ def test_every_fusion_gives_equal_logits_after_saving(text_folder, tmp_path, opt
 
 def features_of(**options: Any) -> torch.Tensor:
     """What the fusion of a config, drawn from one seed, makes of the same tokens."""
-    usual = {"fusion_layers": 2, "fusion_heads": 2, "hidden_size": 16, "fusion_hidden_size": 32}
+    usual = {"fusion_layers": 2, "fusion_heads": 2, "hidden_size": 16, "fusion_hidden_size": 32, "experts": False}
     config = DiptychConfig(**(usual | options))
     torch.manual_seed(0)
     image, text = random_tokens([4, 3], 4, 16), random_tokens([6, 2], 6, 16)

@@ -32,7 +32,8 @@ class DiptychConfig(PreTrainedConfig):
             and `mlp`; models of formats 1 and 2 average them after it.
         hidden_size: Width of the tokens that both encoders give.
         fusion: One of `FUSIONS`.
-        fusion_layers: Blocks of the cross-modal and the self-attention fusion.
+        fusion_layers: Blocks of the cross-modal and the self-attention fusion. By default 1 for `cross-modal`, else 2,
+            as models of formats 1 to 3 have.
         fusion_heads: Attention heads.
         fusion_hidden_size: Width of the fusion's feed-forward layers, and of the bilinear products. By default 512
             for `cross-modal`, else 1024, as models of formats 1 and 2 have.
@@ -71,7 +72,7 @@ class DiptychConfig(PreTrainedConfig):
     pool_words: bool | None = None
     hidden_size: int = 512
     fusion: str = "cross-modal"
-    fusion_layers: int = 2
+    fusion_layers: int | None = None
     fusion_heads: int = 8
     fusion_hidden_size: int | None = None
     glimpses: int = 4
@@ -118,6 +119,8 @@ class DiptychConfig(PreTrainedConfig):
             self.region_grid = (1 if pooled else 4) if self.format_version > 2 else 0
         if self.pool_words is None:
             self.pool_words = pooled and self.format_version > 2
+        if self.fusion_layers is None:
+            self.fusion_layers = 1 if self.fusion == "cross-modal" and self.format_version > 3 else 2
         if self.fusion_hidden_size is None:
             self.fusion_hidden_size = 512 if self.fusion == "cross-modal" and self.format_version > 2 else 1024
         self.format_version = FORMAT_VERSION

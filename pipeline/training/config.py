@@ -101,7 +101,7 @@ class BuildOptions:
     )
     hidden_size: int | None = option(None, "Width of the tokens.  [default: 512]", panel=MODEL, least=1)
     fusion_layers: int | None = option(
-        None, "Layers of cross-modal or self-attention fusion.  [default: 2]", panel=MODEL, least=1
+        None, "Layers of cross-modal or self-attention fusion.  [default: 1; self-attention: 2]", panel=MODEL, least=1
     )
     fusion_heads: int | None = option(None, "Attention heads of the fusion.  [default: 8]", panel=MODEL, least=1)
     fusion_hidden_size: int | None = option(

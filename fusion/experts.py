@@ -136,6 +136,59 @@ class Experts(nn.Module):
         prior = (counts[1] / counts[0]).log() if self.multi_label else (counts / counts.sum()).log()
         self.prior.copy_(prior)
 
+    def fit(
+        self,
+        evidence: Tensor,
+        scores: Tensor,
+        present: Tensor,
+        labels: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        """Fit how much the evidence of each expert counts, and the gate, on rows that nobody learned from.
+
+        Eight numbers, each fit convex or nearly so, and held to its start by as much as one row would; fewer than
+        `ENOUGH` rows change nothing.
+
+        Args:
+            evidence: (4, rows, classes), as `evidence` gives it.
+            scores: (3, rows, classes), of the `Opinions` of the same rows.
+            present: (rows, 2), likewise.
+            labels: (rows,), class indices; of multi-label rows (rows, classes).
+            loss: Of logits (rows, classes) and labels; a scalar.
+        """
+        if len(labels) < ENOUGH:
+            return
+        prior = self.prior
+        with torch.no_grad():
+            own = self._beyond_prior(self.logits(Opinions(scores, present)))
+
+        def scales(part: Tensor, rows: Tensor, start: tuple[float, ...]) -> Tensor:
+            return _scales(part, prior.new_tensor(start), lambda weighed: loss(prior + weighed, labels[rows]))
+
+        for rows, chosen in ((present[:, 0], slice(0, 1)), (present[:, 1], slice(1, 3))):
+            if int(rows.sum()) >= ENOUGH:
+                self.alone[chosen] = scales(own[chosen, rows], rows, START[1:][chosen])
+        self.blend.copy_(scales(evidence, torch.ones_like(present[:, 0]), START))
+        both = present.all(dim=1)
+        if int(both.sum()) >= ENOUGH:
+            self._fit_gate(own[:, both], Opinions(scores[:, both], present[both]), labels[both])
+
+    def _fit_gate(self, own: Tensor, opinions: Opinions, labels: Tensor) -> None:
+        """Fit the gate on rows that have both modalities; `own` (3, rows, classes) is what their experts say."""
+        with torch.no_grad():
+            expected = self._expected(opinions)
+            right = torch.stack([_gained(part, self.prior, labels) for part in self._calibrated(own)])
+            right = right.clamp(min=0)  # (2, rows): what each gets right of a row beyond the prior, in nats
+            together = right.sum(dim=0)
+            share = right[0] / together.clamp(min=1e-6)
+        factors = torch.cat([expected, torch.ones_like(expected[:, :1])], dim=1)  # (rows, 3)
+
+        def loss(gate: Tensor) -> Tensor:
+            cross_entropy = F.binary_cross_entropy_with_logits(factors @ gate, share, reduction="none")
+            return (together * cross_entropy).mean() + gate.square().sum() / len(share)
+
+        self.gate.copy_(_minimise(loss, torch.zeros_like(self.gate)))
+
     def _biases(self) -> Tensor:
         """(3, 1, classes)."""
         return torch.stack([self.image.bias, self.text.bias, self.prior]).unsqueeze(1)
@@ -173,52 +226,6 @@ def _gain(evidence: Tensor, prior: Tensor) -> Tensor:
 def _gain_of_one(evidence: Tensor, prior: Tensor) -> Tensor:
     """How much likelier each of all classes is, in nats."""
     return (prior + evidence).log_softmax(dim=-1) - prior.log_softmax(dim=-1)
-
-
-def fit(
-    experts: Experts, evidence: Tensor, opinions: Opinions, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
-) -> None:
-    """Fit how much the evidence of each expert counts, and the gate, on rows that nobody learned from.
-
-    Seven numbers and a bias, each fit convex or nearly so, and held to its start by as much as one row would; fewer
-    than `ENOUGH` rows change nothing.
-
-    Args:
-        experts: Changed in place.
-        evidence: (4, rows, classes), as `Experts.evidence` gives it.
-        opinions: Of the same rows.
-        labels: (rows,), class indices; of multi-label rows (rows, classes).
-        loss: Of logits (rows, classes) and labels; a scalar.
-    """
-    if len(labels) < ENOUGH:
-        return
-    prior = experts.prior
-    with torch.no_grad():
-        own = experts._beyond_prior(experts.logits(opinions))
-    start = prior.new_tensor(START)
-    image, text = opinions.present.unbind(dim=1)
-    for rows, chosen in ((image, slice(0, 1)), (text, slice(1, 3))):
-        if int(rows.sum()) >= ENOUGH:
-            part = own[chosen, rows]
-            experts.alone[chosen] = _scales(part, start[1:][chosen], lambda sum_: loss(prior + sum_, labels[rows]))  # noqa: B023
-    experts.blend.copy_(_scales(evidence, start, lambda sum_: loss(prior + sum_, labels)))
-    both = image & text
-    if int(both.sum()) < ENOUGH:
-        return
-    with torch.no_grad():
-        rows_ = Opinions(opinions.scores[:, both], opinions.present[both])
-        expected = experts._expected(rows_)
-        right = torch.stack([_gained(part, prior, labels[both]) for part in experts._calibrated(own[:, both])])
-        right = right.clamp(min=0)  # (2, rows): what each gets right of a row beyond the prior, in nats
-        together = right.sum(dim=0)
-        share = right[0] / together.clamp(min=1e-6)
-    factors = torch.cat([expected, torch.ones_like(expected[:, :1])], dim=1)  # (rows, 3)
-
-    def gate_loss(gate: Tensor) -> Tensor:
-        cross_entropy = F.binary_cross_entropy_with_logits(factors @ gate, share, reduction="none")
-        return (together * cross_entropy).mean() + gate.square().sum() / len(share)
-
-    experts.gate.copy_(_minimise(gate_loss, torch.zeros_like(experts.gate)))
 
 
 def _scales(evidence: Tensor, start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:

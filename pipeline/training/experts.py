@@ -9,8 +9,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ...fusion import Opinions
-from ...fusion.experts import fit
 from ..loading.plan import gather_parts
 
 MOST = 2000
@@ -45,5 +43,4 @@ def fit_experts(model: Any, batches: Iterable[dict[str, Any]], accelerator: Acce
     kept = {name: tensor.to(plain.device) for name, tensor in gather_parts(parts, numbers, accelerator).items()}
     usable = kept["present"].any(dim=1)
     evidence, scores = (kept[name][usable].transpose(0, 1) for name in ("evidence", "scores"))
-    opinions = Opinions(scores, kept["present"][usable])
-    fit(plain.experts, evidence, opinions, kept["labels"][usable], plain.class_loss)
+    plain.experts.fit(evidence, scores, kept["present"][usable], kept["labels"][usable], plain.class_loss)

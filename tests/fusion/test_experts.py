@@ -8,7 +8,7 @@ import pytest
 import torch
 from diptych.encoders import NullTokens, Tokens
 from diptych.fusion import Experts, Opinions
-from diptych.fusion.experts import START, fit
+from diptych.fusion.experts import START
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -51,7 +51,7 @@ def fitted(image: Tensor, text: Tensor, labels: Tensor) -> tuple[Experts, Opinio
     with torch.no_grad():
         weights = experts.weights(opinions)
         evidence = experts.evidence(torch.zeros_like(image), opinions, weights)
-    fit(experts, evidence, opinions, labels, F.cross_entropy)
+    experts.fit(evidence, opinions.scores, opinions.present, labels, F.cross_entropy)
     return experts, opinions
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..encoders.tokens import Tokens
 from .attention import AttentionPool
 
-START = (0.5, 0.25, 0.5, 0.5)
+START: tuple[float, ...] = (0.5, 0.25, 0.5, 0.5)
 """What the evidence of fusion, image, text and words counts before anything was fitted."""
 
 ENOUGH = 8

@@ -339,10 +339,14 @@ class DiptychModel(PreTrainedModel):
             ValueError: A label stands twice.
         """
         known = {} if self.head is None else {name: index for index, name in enumerate(self.config.labels)}
-        before = self.head
+        before, experts = self.head, self.experts
         self.config.set_labels(labels, multi_label=multi_label)
         self.class_loss = ClassLoss(multi_label=multi_label)
         self.head = nn.Linear(self.fusion.out_dim, len(labels)).to(self.device) if labels else None
+        self.experts = build_experts(self.config).to(self.device) if labels and self.config.experts else None
+        if self.experts is not None and experts is not None:
+            kept = {index: known[name] for index, name in enumerate(labels) if name in known}
+            self.experts.take(experts, kept)
         if self.head is None:
             return
         self._init_weights(self.head)
@@ -374,14 +378,12 @@ class DiptychModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Modules initialise themselves; only new heads may come here with no weights at all."""
-        experts = self.experts
-        if module is self.head or (experts is not None and module in (experts.image, experts.text)):
+        own = () if self.experts is None else (self.experts.image, self.experts.text)
+        if module is self.head or module in own:
             initialization.normal_(module.weight, std=0.02)
             initialization.zeros_(module.bias)
-        elif experts is not None and module is experts.words:
+        elif self.experts is not None and module is self.experts.words:
             initialization.zeros_(module.weight)
-        elif experts is not None and module is experts:
-            initialization.zeros_(experts.prior)
 
 
 def require_classes(model: DiptychModel) -> None:

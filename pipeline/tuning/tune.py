@@ -114,6 +114,7 @@ def tune(
         )
 
     options = {name: value for name, value in options.items() if value is not None or name.startswith("unfreeze_")}
+    options.setdefault("epochs", EPOCHS)  # that trials can be compared epoch by epoch
     config, build, reading = read_options({name: value for name, value in options.items() if name != "model"})
     if "model" in options:
         network, processor = load_model(options["model"])
@@ -136,7 +137,7 @@ def tune(
             how = {"say": say if first else SILENT.print, "quiet": quiet, "resume": trial is left}
             how["processes"] = 1 if team.num_processes == 1 else None  # no more than there are
             run = partial(train, data, sweep.run_folder(trial), **space.options(trial.parameters, options), **how)
-            _run(trial, sweep, space, run, epochs=config.epochs, main=main)
+            _run(trial, sweep, space, run, epochs=options["epochs"], main=main)
         except Interrupted as error:
             message = f"trial {trial.number} of {trials} was {error}" if str(error) else ""
             raise Interrupted(message, error.code) from error

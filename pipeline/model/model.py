@@ -93,7 +93,7 @@ class DiptychModel(PreTrainedModel):
         self.null_tokens = NullTokens(config.hidden_size, dropout=config.modality_dropout)
         self.fusion = build_fusion(config)
         self.head = nn.Linear(self.fusion.out_dim, config.num_labels) if config.num_labels else None
-        self.experts = build_experts(config) if config.experts and config.num_labels else None
+        self.experts: Experts | None = build_experts(config) if config.experts and config.num_labels else None
         self.alignment = Alignment(config.hidden_size) if config.alignment_weight else None
         self.class_loss = ClassLoss(multi_label=config.multi_label)
         self.post_init()

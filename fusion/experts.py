@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -135,6 +135,21 @@ class Experts(nn.Module):
         counts = counts.float() + 0.5
         prior = (counts[1] / counts[0]).log() if self.multi_label else (counts / counts.sum()).log()
         self.prior.copy_(prior)
+
+    def take(self, other: Experts, classes: Mapping[int, int]) -> None:
+        """Take what `other` has learned, of classes by their numbers here and there; its others are left."""
+        with torch.no_grad():
+            for name in ("pool_image", "pool_text"):
+                getattr(self, name).load_state_dict(getattr(other, name).state_dict())
+            for name in ("blend", "alone", "gate"):
+                getattr(self, name).copy_(getattr(other, name))
+            here, there = list(classes), list(classes.values())
+            if self.multi_label == other.multi_label:
+                self.prior[here] = other.prior[there]
+            for layer, its in ((self.image, other.image), (self.text, other.text)):
+                layer.weight[here], layer.bias[here] = its.weight[there], its.bias[there]
+            if self.words is not None and other.words is not None:
+                self.words.weight[:, here] = other.words.weight[:, there]
 
     def fit(
         self,

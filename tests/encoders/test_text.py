@@ -12,7 +12,16 @@ from diptych.encoders import BertEncoder
 from diptych.encoders.text import load_text_config, quiet_transformers
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, BertModel, GPT2Config, LayoutLMv3Config, ViltConfig, ViTConfig
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    LayoutLMv3Config,
+    ViltConfig,
+    ViTConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from . import TEXT_FAMILIES, VOCABULARY, tiny_config
@@ -271,3 +280,20 @@ def test_a_model_of_text_and_image_is_no_text_encoder(config):
 def test_a_pretrained_trunk_starts_frozen(tmp_path):
     saved_bert(tmp_path)
     assert BertEncoder.from_pretrained(tmp_path, dim=DIM).frozen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_ids_are_kept_exactly_in_features_of_any_precision(dtype):
+    config = BertConfig(
+        vocab_size=70_000, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    encoder = BertEncoder(config, dim=8, keep_ids=True).eval()
+    ids, mask = torch.tensor([[1, 255, 256, 69_999], [65_536, 300, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    features = encoder.encode(ids, mask)
+    assert features.shape == (2, 4, encoder.feature_width)
+    tokens = encoder(None, mask, features=features.to(dtype))
+    assert torch.equal(tokens.ids[mask.bool()], ids[mask.bool()])
+    plain = BertEncoder(config, dim=8)
+    plain.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(encoder(ids, mask).states, plain.eval()(ids, mask).states)
+    assert plain(ids, mask).ids is None

@@ -65,7 +65,7 @@ CHOICES = [
     Choice("text only", {"fusion": "cross-modal"}, only="text", seeds=3),
     Choice("image only", {"fusion": "cross-modal"}, only="image", seeds=3),
     Choice("cross-modal, no modality weights", {"modality_gate": False}),
-    Choice("cross-modal, weights without balance", {"balance": 0.0}),
+    Choice("cross-modal, no experts", {"experts": False}),
     Choice("cross-modal, with alignment", {"alignment_weight": 0.1}),
     Choice("concat, with modality weights", {"fusion": "concat", "modality_gate": True}),
 ]

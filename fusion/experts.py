@@ -136,6 +136,17 @@ class Experts(nn.Module):
         prior = (counts[1] / counts[0]).log() if self.multi_label else (counts / counts.sum()).log()
         self.prior.copy_(prior)
 
+    def resize_words(self, count: int) -> None:
+        """Have scores for so many word pieces: those of new ones are 0."""
+        if self.words is None or self.words.num_embeddings == count:
+            return
+        old = self.words.weight
+        words = nn.Embedding(count, old.shape[1]).to(old)
+        nn.init.zeros_(words.weight)
+        with torch.no_grad():
+            words.weight[: len(old)] = old[:count]
+        self.words = words
+
     def take(self, other: Experts, classes: Mapping[int, int]) -> None:
         """Take what `other` has learned, of classes by their numbers here and there; its others are left."""
         with torch.no_grad():

@@ -310,9 +310,11 @@ class DiptychModel(PreTrainedModel):
         """The text trunk's embeddings of word pieces."""
         return self.text_encoder.trunk.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         """Replace the text trunk's embeddings of word pieces."""
         self.text_encoder.trunk.set_input_embeddings(value)
+        if self.experts is not None:
+            self.experts.resize_words(value.num_embeddings)
 
     def parts(self) -> list[Part]:
         """Every parameter once, ordered from the input up: the trunks' parts, then what always trains."""

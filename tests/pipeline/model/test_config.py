@@ -38,7 +38,7 @@ FIELDS = {  # none of them its default
     "modality_gate": False,
     "dropout": 0.25,
     "modality_dropout": 0.0,
-    "balance": 0.0,
+    "experts": False,
     "alignment_weight": 0.75,
     "thresholds": [0.25, 0.5, 0.75],
     "calibration": {"both": {"temperature": 1.5}},
@@ -82,7 +82,7 @@ def test_defaults_are_those_of_the_design():
     config = DiptychConfig()
     assert (config.image_encoder, config.hidden_size, config.fusion) == ("resnet50", 512, "cross-modal")
     assert (config.text_config.model_type, config.text_config.hidden_size) == ("bert", 768)
-    assert (config.region_grid, config.fusion_layers, config.fusion_hidden_size) == (4, 2, 512)
+    assert (config.region_grid, config.fusion_layers, config.fusion_hidden_size) == (4, 1, 512)
     assert (config.pattern, config.global_tokens, config.alignment_weight) == ("dense", [0], 0.0)
     assert config.format_version == FORMAT_VERSION
 
@@ -161,7 +161,7 @@ def test_feed_forward_layers_of_new_cross_modal_models_are_as_wide_as_the_tokens
     assert DiptychConfig.from_pretrained(tmp_path).fusion_hidden_size == 768
 
 
-@pytest.mark.parametrize("field", ["balance", "alignment_weight"])
+@pytest.mark.parametrize("field", ["alignment_weight"])
 @pytest.mark.parametrize("weight", [0, 0.0, 0.5, 10])
 def test_a_weight_in_the_loss_is_at_least_0(field, weight):
     assert getattr(DiptychConfig(**{field: weight}), field) == weight
@@ -178,8 +178,7 @@ def test_a_weight_in_the_loss_is_at_least_0(field, weight):
         ("fusion_hidden_size", 0, "fusion_hidden_size is 0; it must be at least 1"),
         ("hidden_size", 20, "hidden_size is 20; it must be a multiple of 4 and of fusion_heads (8)"),
         ("fusion_heads", 7, "hidden_size is 512; it must be a multiple of 4 and of fusion_heads (7)"),
-        ("balance", -0.1, "balance is -0.1; it must be at least 0"),
-        ("balance", float("nan"), "balance is nan; it must be at least 0"),
+        ("alignment_weight", -0.1, "alignment_weight is -0.1; it must be at least 0"),
         ("alignment_weight", -1.0, "alignment_weight is -1.0; it must be at least 0"),
         ("alignment_weight", float("nan"), "alignment_weight is nan; it must be at least 0"),
         ("glimpses", 0, "glimpses is 0; it must be at least 1"),
@@ -264,3 +263,23 @@ def test_labels_without_names_are_numbered():
 def test_thresholds_and_the_kind_of_problem_fit_together(options, message):
     with pytest.raises(ValueError, match=message):
         DiptychConfig(num_labels=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "experts"),
+    [
+        ({}, True),
+        ({"modality_gate": False}, True),
+        ({"fusion": "mlp"}, True),
+        ({"fusion": "concat"}, False),
+        ({"fusion": "concat", "modality_gate": True}, True),
+        ({"format_version": 3}, False),
+        ({"format_version": 3, "balance": 0.5, "fusion": "bilinear"}, False),
+    ],
+    ids=str,
+)
+def test_new_models_have_experts_and_earlier_ones_keep_their_gate(fields, experts):
+    config = DiptychConfig(**fields)
+    assert config.experts is experts
+    assert DiptychConfig(**config.to_dict()).experts is experts  # also once saved again
+    assert config.fusion_layers == (1 if config.fusion == "cross-modal" and experts else 2)

@@ -122,10 +122,9 @@ class Fit:
                 progress.start = self.objective.measure(model, validating, accelerator, self.console)
             select = self.objective.select
             self.console.print(f"before training: {select} {cell(progress.start[select])}")
-            if accelerator.num_processes == 1:
-                left = steps - progress.step
-                cost = duration(left * step_seconds(self.model, batches))
-                self.console.print(f"cost: about {cost} for {left} steps, as fast as this machine is now")
+            if accelerator.num_processes == 1 and not progress.step:
+                cost = duration(steps * step_seconds(self.model, batches))
+                self.console.print(f"cost: about {cost} for {steps} steps, as fast as this machine is now")
             note()
             for epoch in range(progress.epoch, epochs + 1):
                 if unfreeze(self.model, config, epoch):

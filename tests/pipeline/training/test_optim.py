@@ -8,7 +8,7 @@ import pytest
 import torch
 from diptych.pipeline.training.config import TrainConfig
 from diptych.pipeline.training.objective import CLASSIFY, out_of_patience
-from diptych.pipeline.training.optim import parameter_groups, schedule, unfreeze
+from diptych.pipeline.training.optim import WORDS_RATE, parameter_groups, schedule, unfreeze
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup
@@ -32,7 +32,7 @@ def training_parts(model) -> set[str]:
 def test_parts_join_at_their_epoch_and_random_trunks_train_from_the_start(pretrained, text_folder):
     model, _ = pretrained
     config = TrainConfig(unfreeze_image=2, unfreeze_text=1, unfreeze_at=3)
-    always = {"projections", "fusion", "head"}
+    always = {"projections", "fusion", "words", "head"}
     joined = []
     for epoch in range(1, 5):
         joined.append(unfreeze(model, config, epoch))
@@ -55,6 +55,7 @@ def test_rates_fall_from_part_to_part_of_pretrained_trunks(text_folder, decay):
     assert rates.pop("text.layer1") == pytest.approx(0.1)
     assert rates.pop("text.layer0") == pytest.approx(0.1 * decay)
     assert rates.pop("text.embeddings") == pytest.approx(0.1 * decay**2)
+    assert rates.pop("words") == WORDS_RATE
     assert {name.split(".")[0] for name in rates} == {"image", "projections", "fusion", "head"}
     assert set(rates.values()) == {1.0}
 
@@ -91,8 +92,8 @@ def test_the_schedule_is_transformers_cosine_and_late_groups_rise_from_nothing(e
 
 def test_adam_begins_with_a_part_when_it_joins(pretrained):
     model, processor = pretrained
-    config = TrainConfig(unfreeze_image=1, unfreeze_at=2, warmup_ratio=0.0, weight_decay=0.5)
-    unfreeze(model, config, config.epochs)
+    config = TrainConfig(epochs=2, unfreeze_image=1, unfreeze_at=2, warmup_ratio=0.0, weight_decay=0.5)
+    unfreeze(model, config, 2)
     optimizer = torch.optim.AdamW(parameter_groups(model, config))
     late, early = model.image_encoder.trunk.layer3[0].conv1.weight, model.head.weight
     batch, labels = processor([picture("red"), picture("blue")], ["a shirt", "a shoe"]), torch.tensor([0, 1])
@@ -163,7 +164,10 @@ def test_a_run_stops_early_and_says_so(pairs, text_folder, tmp_path):
         ({"layer_decay": 0.0}, "layer_decay is 0.0; it must be above 0 and at most 1"),
         ({"layer_decay": 1.5}, "layer_decay is 1.5; it must be above 0 and at most 1"),
         ({"unfreeze_at": 0}, "unfreeze_at is 0; it must be at least 1"),
-        ({"unfreeze_at": 6, "unfreeze_text": 1}, "unfreeze_at is 6, after the last of 5 epochs; choose an earlier one"),
+        (
+            {"epochs": 5, "unfreeze_at": 6, "unfreeze_text": 1},
+            "unfreeze_at is 6, after the last of 5 epochs; choose an earlier one",
+        ),
         ({"unfreeze_at": 2}, "unfreeze_at is 2, but no part of an encoder trains: choose some by unfreeze_image or"),
         ({"layer_decay": 0.9}, "layer_decay is 0.9, but no part of an encoder trains"),
         ({"patience": 0}, "patience is 0; it must be at least 1"),

@@ -68,4 +68,5 @@ def _without(tokens: Tokens) -> Tokens:
 
 
 def _first(tokens: Tokens) -> Tokens:
-    return replace(tokens, states=tokens.states[:1], mask=tokens.mask[:1], present=tokens.present[:1])
+    ids = None if tokens.ids is None else tokens.ids[:1]
+    return replace(tokens, states=tokens.states[:1], mask=tokens.mask[:1], present=tokens.present[:1], ids=ids)

@@ -97,14 +97,19 @@ def _tokens(
 
 def _of(tokens: Tokens, rows: Tensor) -> Tokens:
     rows = rows.to(tokens.states.device)
-    return replace(tokens, states=tokens.states[rows], mask=tokens.mask[rows], present=tokens.present[rows])
+    ids = None if tokens.ids is None else tokens.ids[rows]
+    return replace(tokens, states=tokens.states[rows], mask=tokens.mask[rows], present=tokens.present[rows], ids=ids)
 
 
 def _joined(parts: list[Tokens]) -> Tokens:
     """Tokens of several batches, padded to the longest row."""
     states = pad_sequence([row for part in parts for row in part.states.float()], batch_first=True)
     mask = pad_sequence([row for part in parts for row in part.mask], batch_first=True)
-    return Tokens(states, mask, torch.cat([part.present for part in parts]), grid=parts[0].grid)
+    present = torch.cat([part.present for part in parts])
+    ids = None
+    if parts[0].ids is not None:
+        ids = pad_sequence([row for part in parts if part.ids is not None for row in part.ids], batch_first=True)
+    return Tokens(states, mask, present, grid=parts[0].grid, ids=ids)
 
 
 def _logits(model: DiptychModel, image: Tokens, text: Tokens, images: Tensor, texts: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class Experts(nn.Module):
         self, dim: int, classes: int, *, heads: int, dropout: float, vocabulary: int, multi_label: bool = False
     ) -> None:
         super().__init__()
-        self.multi_label = multi_label
+        self.dim, self.multi_label = dim, multi_label
         self.pool_image, self.pool_text = AttentionPool(dim, heads=heads), AttentionPool(dim, heads=heads)
         self.norm, self.dropout = nn.LayerNorm(dim, elementwise_affine=False), nn.Dropout(dropout)
         self.image, self.text = nn.Linear(dim, classes), nn.Linear(dim, classes)
@@ -85,9 +85,10 @@ class Experts(nn.Module):
         """Opinions of region tokens (batch, regions, dim) and word tokens (batch, words, dim)."""
         image_vector = self.norm(self.pool_image(image.states, image.mask))
         text_vector = self.norm(self.pool_text(text.states, text.mask))
+        image_bias, text_bias, _ = self._biases()
         scores = [
-            F.linear(self.dropout(image_vector), self.image.weight),
-            F.linear(self.dropout(text_vector), self.text.weight),
+            self.image(self.dropout(image_vector)) - image_bias,
+            self.text(self.dropout(text_vector)) - text_bias,
         ]
         scores.append(torch.zeros_like(scores[0]))
         if self.words is not None and text.ids is not None:
@@ -216,8 +217,9 @@ class Experts(nn.Module):
         self.gate.copy_(_minimise(loss, torch.zeros_like(self.gate)))
 
     def _biases(self) -> Tensor:
-        """(3, 1, classes)."""
-        return torch.stack([self.image.bias, self.text.bias, self.prior]).unsqueeze(1)
+        """What the experts say of nothing, (3, 1, classes)."""
+        nothing = self.prior.new_zeros(1, self.dim)  # not the layers' own biases: quantized layers have them elsewhere
+        return torch.stack([self.image(nothing), self.text(nothing), self.prior.unsqueeze(0)])
 
     def _beyond_prior(self, logits: Tensor) -> Tensor:
         logits = logits.float()

@@ -15,24 +15,14 @@ from transformers.utils import ModelOutput
 from ...encoders import BertEncoder, ImageEncoder, NullTokens, ResNetEncoder, VisionEncoder
 from ...encoders.tokens import Tokens
 from ...encoders.trainable import Part, check_partition
-from ...fusion import (
-    Alignment,
-    BilinearFusion,
-    ConcatFusion,
-    CrossModalFusion,
-    Experts,
-    MLPFusion,
-    Opinions,
-    SelfAttentionFusion,
-)
+from ...fusion import Alignment, Experts, Opinions
 from .checks import check_weights
 from .config import DiptychConfig
+from .heads import build_experts, build_fusion
 from .losses import ClassLoss
 
 _FORMAT_3 = {r"^alignment\.log_scale$": "alignment.logit_scale"}
 """Weights that formats 1 to 3 have by other names."""
-
-Fusion = CrossModalFusion | SelfAttentionFusion | BilinearFusion | ConcatFusion | MLPFusion
 
 
 @dataclass
@@ -404,38 +394,6 @@ def require_classes(model: DiptychModel) -> None:
 def _renamed(method: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     warnings.warn(f"{name} is {method.__name__} now; the old name goes with 0.5", FutureWarning, stacklevel=3)
     return method
-
-
-def build_fusion(config: DiptychConfig) -> Fusion:
-    """The fusion that `config` names."""
-    dim, heads, hidden = config.hidden_size, config.fusion_heads, config.fusion_hidden_size or 0
-    fixed = bool(config.experts)  # they give the weights; models without them have a gate of their own
-    common: dict[str, Any] = {"dropout": config.dropout, "gated": bool(config.modality_gate) and not fixed}
-    norms = {"fixed_norm": fixed}
-    if config.fusion == "concat":
-        return ConcatFusion(dim, heads=heads, **common, **norms)
-    if config.fusion == "mlp":
-        return MLPFusion(dim, **common, **norms)
-    common |= {"heads": heads, "hidden": hidden}
-    if config.fusion == "bilinear":
-        return BilinearFusion(dim, glimpses=config.glimpses, rank=hidden, **common, **norms)
-    common |= {"layers": config.fusion_layers}
-    if config.fusion == "self-attention":
-        tokens = tuple(config.global_tokens)
-        return SelfAttentionFusion(dim, pattern=config.pattern, window=config.window, global_tokens=tokens, **common)
-    return CrossModalFusion(dim, **common, **norms)
-
-
-def build_experts(config: DiptychConfig) -> Experts:
-    """The experts of `config`; that of the words has a score for each word piece of the text encoder."""
-    return Experts(
-        config.hidden_size,
-        config.num_labels,
-        heads=config.fusion_heads,
-        dropout=config.dropout,
-        vocabulary=0 if config.pool_words else config.text_config.vocab_size,
-        multi_label=config.multi_label,
-    )
 
 
 AutoModel.register(DiptychConfig, DiptychModel)

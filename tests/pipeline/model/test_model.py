@@ -13,7 +13,7 @@ from diptych.encoders import Tokens
 from diptych.encoders.tokens import encode_present
 from diptych.encoders.trainable import check_partition
 from diptych.fusion import PATTERNS
-from diptych.pipeline.model.model import build_fusion
+from diptych.pipeline.model.heads import build_fusion
 from PIL import Image
 from torch.nn import functional as F
 

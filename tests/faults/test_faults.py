@@ -226,7 +226,8 @@ def commands(folder: Path, base: Path) -> None:
 def classify(out: str, **options: Any) -> Callable[[Path, bool], Any]:
     def work(folder: Path, again: bool) -> None:
         given = dict(options)
-        if again and "resume" in given and (folder / out).is_file():
+        joined = (folder / out).is_file() and not (folder / f".{out}.parts" / RECORD).exists()
+        if again and "resume" in given and joined:
             return  # it was joined
         if again and out == "out":
             given = {"resume": True}

@@ -45,7 +45,7 @@ def test_a_saved_folder_is_complete_movable_and_without_pickles(tiny, tmp_path):
         "dropout",
         "id2label",
         "label2id",
-        "balance",
+        "modality_dropout",
     ):
         assert ours[field] == theirs[field], field
     assert ours["format_version"] == FORMAT_VERSION

@@ -123,7 +123,9 @@ def classify_table(
             return parts.begin(identity, resume=resume, overwrite=overwrite, say=say)
 
         rows_apart = {"batch_size", "workers"}  # these change nothing but the last digits
-        others: dict[str, Any] = {name: value for name, value in asdict(chosen).items() if name not in rows_apart}
+        others: dict[str, Any] = {
+            f"--{name.replace('_', '-')}": value for name, value in asdict(chosen).items() if name not in rows_apart
+        }
         others |= {"split": split, "fast path": fast and str(fast), "--part-rows": part_rows}
         with contextlib.closing(parts):
             counts = _into_parts(job, parts, team, begin, partial(states_of, data), say=aloud, quiet=quiet)

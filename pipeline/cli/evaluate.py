@@ -91,9 +91,9 @@ def _worth_lines(worth: dict[str, Any]) -> list[str]:
     """Accuracies with their intervals, differences from both modalities, and the sentence."""
     titles = {
         "majority": "majority class",
-        "both": "both",
-        "text_only": "text only",
-        "image_only": "image only",
+        "both": "with both",
+        "text_only": "without image",
+        "image_only": "without text",
         "swapped": "images swapped",
         "additive": "additive (EMAP)",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,10 +35,13 @@ def integrated_gradients(model: DiptychModel, pair: Pair, target: Target) -> Att
     base = baseline(model, pair)
     with torch.no_grad():
         ends = model.encode(base), model.encode(pair.batch)
-    (image_slope, text_slope), total = _path_gradients(model, *ends, target)
+    (image_slope, text_slope, word_slope), total = _path_gradients(model, *ends, target)
     (base_image, base_text), (image, text) = ends
     regions = ((image.states - base_image.states)[0] * image_slope).sum(dim=-1)  # (regions,)
     pieces = ((text.states - base_text.states)[0] * text_slope).sum(dim=-1)  # (words,)
+    if word_slope is not None:  # what the expert for words reads are not the states but the word pieces themselves
+        _, step = _word_scores(model, *ends)
+        pieces = pieces + (step * word_slope).sum(dim=-1)
     heat = words = None
     if pair.has_image:
         heat = _to_pixels(model, pair, image_slope, float(regions.sum()))
@@ -48,59 +51,108 @@ def integrated_gradients(model: DiptychModel, pair: Pair, target: Target) -> Att
     return Attribution(heat, words, total)
 
 
+def _word_scores(
+    model: DiptychModel, start: tuple[Tokens, Tokens], end: tuple[Tokens, Tokens]
+) -> tuple[Tensor, Tensor]:
+    """The scores of the masked words, (words, classes), and how far those of the words are from them."""
+    assert model.experts is not None
+    assert model.experts.words is not None
+    with torch.no_grad():
+        first, last = (model.experts.words(text.ids)[0] for _, text in (start, end))
+    return first, last - first
+
+
 def _path_gradients(
     model: DiptychModel, start: tuple[Tokens, Tokens], end: tuple[Tokens, Tokens], target: Target
-) -> tuple[tuple[Tensor, Tensor], float]:
-    """Mean gradients of the score over the straight path of tokens, (regions, dim) and (words, dim), and their sum."""
-    nodes, shares = np.polynomial.legendre.leggauss(_NODES)
+) -> tuple[tuple[Tensor, Tensor, Tensor | None], float]:
+    """Mean gradients of the score over the straight path of tokens, and their sum.
+
+    Those of regions and words are (regions, dim) and (words, dim); of the scores of word pieces, where the model has
+    any, (words, classes).
+    """
+    firsts = [tokens.states for tokens in start]
     steps = [(e.states - s.states)[0] for s, e in zip(start, end, strict=True)]
+    has_words = model.experts is not None and model.experts.words is not None and end[1].ids is not None
+    hook = None
+    if has_words:
+        first, step = _word_scores(model, start, end)
+        firsts, steps = [*firsts, first.unsqueeze(0)], [*steps, step]
+    current: list[Tensor] = []
 
     def at(points: Tensor) -> tuple[Tokens, Tokens]:
-        halves = []
-        for tokens, step, first in zip(end, steps, start, strict=True):
-            states = (first.states + points[:, None, None] * step).requires_grad_()
+        current[:] = [
+            (first + points[:, None, None] * step).requires_grad_() for first, step in zip(firsts, steps, strict=True)
+        ]
+        both = []
+        for tokens, states in zip(end, current, strict=False):
             mask, present = tokens.mask.expand(len(points), -1), tokens.present.expand(len(points))
-            halves.append(replace(tokens, states=states, mask=mask, present=present))
-        return halves[0], halves[1]
+            both.append(replace(tokens, states=states, mask=mask, present=present))
+        return both[0], both[1]
 
     def values(points: list[float]) -> list[float]:
         with torch.no_grad():
-            return [
-                float(v) for some in torch.tensor(points).split(_BATCH) for v in target(logits_of(model, *at(some)))
-            ]
+            scores = [target(logits_of(model, *at(some))) for some in torch.tensor(points).split(_BATCH)]
+            return [float(score) for score in torch.cat(scores)]
 
+    if has_words and model.experts is not None and model.experts.words is not None:
+        hook = model.experts.words.register_forward_hook(lambda *_: current[2])
+    try:
+        mean, total = _integrate(at, current, values, steps, lambda *both: target(logits_of(model, *both)))
+    finally:
+        if hook is not None:
+            hook.remove()
+    return (mean[0], mean[1], mean[2] if has_words else None), total
+
+
+def _integrate(
+    at: Callable[[Tensor], tuple[Tokens, Tokens]],
+    current: list[Tensor],
+    values: Callable[[list[float]], list[float]],
+    steps: list[Tensor],
+    score: Callable[..., Tensor],
+) -> tuple[list[Tensor], float]:
+    """Mean gradients of `score` over a path, in intervals that are halved until they sum to its difference.
+
+    Args:
+        at: What lies at points (points,) of the path; `current` are then its leaves.
+        current: Changed by `at`.
+        values: The scores at points.
+        steps: From the path's start to its end, of each leaf.
+        score: Of what `at` gives, (points,).
+    """
+    nodes, shares = np.polynomial.legendre.leggauss(_NODES)
     edges = [index / _INTERVALS for index in range(_INTERVALS + 1)]
     known = dict(zip(edges, values(edges), strict=True))
     tolerance = TOLERANCE * max(abs(known[1.0] - known[0.0]), 1.0)
     pending, total = list(itertools.pairwise(edges)), 0.0
     mean = [torch.zeros_like(step) for step in steps]
     for turn in range(_ROUNDS):
-        points = torch.tensor([a + (b - a) * (x + 1) / 2 for a, b in pending for x in nodes], dtype=torch.float32)
-        weights = torch.tensor([(b - a) * w / 2 for a, b in pending for w in shares], dtype=torch.float32)
         again = []
-        size = _NODES * (_BATCH // _NODES)
-        for some, part, intervals in zip(
-            points.split(size), weights.split(size), _chunks(pending, _BATCH // _NODES), strict=True
-        ):
-            halves = at(some)
-            slopes = torch.autograd.grad(target(logits_of(model, *halves)).sum(), [half.states for half in halves])
-            slopes = tuple(slope * part[:, None, None] for slope in slopes)
-            sums = sum((slope * step).sum(dim=(1, 2)) for slope, step in zip(slopes, steps, strict=True))
+        for intervals in _chunks(pending, _BATCH // _NODES):
+            points = torch.tensor([a + (b - a) * (x + 1) / 2 for a, b in intervals for x in nodes]).float()
+            weights = torch.tensor([(b - a) * w / 2 for a, b in intervals for w in shares]).float()
+            both = at(points)
+            slopes = torch.autograd.grad(score(*both).sum(), current, allow_unused=True)
+            parts = [
+                torch.zeros_like(leaf) if slope is None else slope * weights[:, None, None]
+                for leaf, slope in zip(current, slopes, strict=True)
+            ]
+            sums = torch.stack([(part * step).sum(dim=(1, 2)) for part, step in zip(parts, steps, strict=True)]).sum(0)
             for index, (a, b) in enumerate(intervals):
                 rows = slice(index * _NODES, (index + 1) * _NODES)
-                gained = float(sums[rows].sum())  # type: ignore[index]
+                gained = float(sums[rows].sum())
                 wrong = abs(gained - (known[b] - known[a]))
                 if wrong > tolerance * (b - a) * 2 and turn < _ROUNDS - 1:
                     again.append((a, b))
                     continue
                 total += gained
-                mean = [kept + slope[rows].sum(dim=0) for kept, slope in zip(mean, slopes, strict=True)]
+                mean = [kept + part[rows].detach().sum(dim=0) for kept, part in zip(mean, parts, strict=True)]
         if not again:
             break
         middles = [(a + b) / 2 for a, b in again]
         known |= dict(zip(middles, values(middles), strict=True))
         pending = [half for (a, b), m in zip(again, middles, strict=True) for half in ((a, m), (m, b))]
-    return (mean[0].detach(), mean[1].detach()), total
+    return mean, total
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

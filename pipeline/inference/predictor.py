@@ -184,7 +184,7 @@ class Predictor:
         words = max(1, *(len(row.pieces) for row in rows))
         mask = (torch.arange(words, device=self.device) < lengths.unsqueeze(1)).long()
         if not there:
-            return torch.zeros(len(rows), 1, self.model.text_encoder.width, device=self.device), mask
+            return torch.zeros(len(rows), 1, self.model.text_encoder.feature_width, device=self.device), mask
 
         def encode(indices: list[int]) -> Tensor:
             batch = self.processor.padded([there[index].pieces for index in indices])

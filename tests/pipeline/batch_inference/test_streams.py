@@ -10,12 +10,10 @@ import pytest
 from diptych import ImageTextClassifier
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.data.tables import load_tables
-from diptych.pipeline.inference.predictions import Prediction
+from diptych.pipeline.inference.predictions import COLUMNS
 from diptych.pipeline.model.folder import save_model
 
 from ...conftest import picture
-
-COLUMNS = [*Prediction.__annotations__]
 
 
 def png(colour: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 import datasets
@@ -148,7 +149,7 @@ def test_findings_come_in_the_order_of_their_codes():
 
 
 def test_rows_that_are_no_labels():
-    rows = [{"image": IMAGES[i], "text": str(i), "label": {"y": 1}} for i in range(3)]
+    rows = [{"image": IMAGES[i], "text": str(i), "label": datetime.date(2020, 1, 1)} for i in range(3)]
     (finding,) = (f for f in check(rows, label_column="label", quiet=True)["errors"] if f["code"] == "odd_labels")
     assert "3 of 3 rows (100 %) have something in 'label' that is no label, row 0 first" in finding["message"]
 

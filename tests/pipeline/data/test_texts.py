@@ -70,7 +70,7 @@ def said(classify) -> dict[str, tuple[dict, float]]:
     found = {}
     for name, (text, _) in TEXTS.items():
         started = time.process_time()
-        found[name] = classify(image=picture("red"), text=text), time.process_time() - started
+        found[name] = classify({"image": picture("red"), "text": text}), time.process_time() - started
     return found
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from diptych.pipeline.inference.predictions import Prediction, output_columns, output_row
+from diptych.pipeline.inference.predictions import COLUMNS, Prediction, output_columns, output_row
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-NAMES = tuple(Prediction.__annotations__)
+NAMES = tuple(COLUMNS)
 
 
 def prediction(label) -> Prediction:

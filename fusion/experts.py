@@ -104,7 +104,8 @@ class Experts(nn.Module):
     def weights(self, opinions: Opinions) -> Tensor:
         """Modality weights (batch, 2), image first: non-negative, of sum 1; an absent modality has exactly 0."""
         with torch.no_grad():
-            image = torch.sigmoid(self._expected(opinions) @ self.gate[:2] + self.gate[2])
+            gate = self.gate.float()
+            image = torch.sigmoid(self._expected(opinions).float() @ gate[:2] + gate[2]).to(opinions.scores)
             weights = torch.stack([image, 1 - image], dim=1)
             both = opinions.present.all(dim=1, keepdim=True)
             return torch.where(both, weights, opinions.present.to(weights))

@@ -205,7 +205,8 @@ class DiptychModel(PreTrainedModel):
         views = [logits]
         if self.experts is not None and opinions is not None:
             views += self.experts.logits(opinions).unbind() if self.training else []
-            logits = self.experts.combine(self.experts.evidence(logits, opinions, fused.modality_weights))
+            combined = self.experts.combine(self.experts.evidence(logits, opinions, fused.modality_weights))
+            logits = combined.to(self.head.weight.dtype)  # 16 bits of a model in 16 bits; quantized heads keep theirs
         if labels is not None:
             for view in views if self.training else [logits]:
                 classified = self.class_loss(view, labels, shared=self.training)

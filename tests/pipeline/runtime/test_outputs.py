@@ -229,7 +229,8 @@ def test_a_lock_ends_with_its_owner_and_is_not_its_childs(tmp_path):
         threading.Event().wait(0 if Lock._held else 60)
         os._exit(0)
     lock.release()
-    with Lock(tmp_path, shared=True), Lock(tmp_path, shared=True), pytest.raises(BlockingIOError):
+    # the child closes what it inherited right after the fork
+    with Lock(tmp_path, shared=True, wait=True), Lock(tmp_path, shared=True), pytest.raises(BlockingIOError):
         Lock(tmp_path)
     Lock(tmp_path).release()
     os.kill(child, 9)

@@ -76,9 +76,7 @@ def test_rows_abstain_and_have_sets(calibrated, tmp_path):
     (tmp_path / "t.csv").write_text("text,abstained\na red shirt,x\n,y\n")
     for suffix in (".csv", ".jsonl", ".parquet"):
         out = tmp_path / f"o{suffix}"
-        classify_table(
-            tmp_path / "t.csv", str(out), model=folder, text_column="text", sets=0.9, coverage=0.5, quiet=True
-        )
+        classify_table(tmp_path / "t.csv", str(out), model=folder, text_only=True, sets=0.9, coverage=0.5, quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert rows[0]["input_abstained"] == "x"
     assert isinstance(rows[0]["abstained"], bool)

@@ -234,7 +234,7 @@ class Experts(nn.Module):
     def _expected(self, opinions: Opinions) -> Tensor:
         """Evidence of image and text, (batch, 2), in nats, expected under what both say together."""
         image, text = self._calibrated(self._beyond_prior(self.logits(opinions)))
-        together = self.prior + (image + text) / 2
+        together = self.prior + image + text
         if self.multi_label:
             yes = together.sigmoid()
             gains = [

@@ -18,6 +18,7 @@ from ..runtime.console import SILENT, Console
 from ..runtime.files import user_path
 from ..runtime.heartbeat import Heartbeat
 from ..runtime.launch import fork, forks
+from ..runtime.outputs import remove_leftovers
 from ..runtime.record import read_record, require_same
 from ..runtime.version import __version__
 from .calibrate import calibrate_run
@@ -98,6 +99,8 @@ def train(
         earlier = folder.read() if resume else {}
         if earlier.get("state") == "done":
             require_same(earlier["identity"], identity, folder.path)
+            if main:
+                remove_leftovers(folder.path)  # of a run that was killed as it had just said that it is done
             console.print(f"the run in {folder} is done: there is nothing to resume")
             if main:
                 with contextlib.suppress(OSError):

@@ -159,14 +159,14 @@ def test_what_both_processes_find_wrong_is_said_once(folder):
 ONE_FAILS = """
 import os
 from diptych.pipeline.cli import terminal
-from diptych.pipeline.training import train
+from diptych.pipeline.training import setup
 from diptych.pipeline.cli.main import main
 
 def broken(*arguments, **options):
     if os.environ["RANK"] == "1":
         raise ValueError("only here")
 
-train.quick_check, terminal.HEAD_START = broken, 1
+setup.quick_check, terminal.HEAD_START = broken, 1
 main()
 """
 
@@ -199,7 +199,7 @@ def test_sigterm_to_the_command_saves_the_run_and_resume_goes_on(folder):
 
     found = ran(folder, train("--processes", 2, "--resume", epochs=20))
     assert found.returncode == 0, found.stderr
-    assert "going on from run/checkpoints/" in found.stderr
+    assert "resuming from run/checkpoints/" in found.stderr
     assert (record(folder)["state"], record(folder)["steps"]) == ("done", 60)
 
 

@@ -333,5 +333,5 @@ def test_the_command_line_says_how_to_go_on_and_does(few, text_folder, tmp_path)
     assert "still here" not in at_once.stdout
     again = call(0, 0)
     assert again.returncode == 0, again.stderr
-    assert "going on from" in again.stderr
+    assert "resuming from" in again.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "done"

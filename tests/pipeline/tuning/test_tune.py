@@ -354,7 +354,7 @@ def test_a_sweep_from_the_command_line_and_the_command_that_it_ends_with(table, 
     assert "diptych: trial 2 of 2 was stopped by SIGTERM after step 1, in epoch 1; saved" in stopped.stderr
     ended = CliRunner().invoke(app, [*command, "--resume"])
     assert ended.exit_code == 0, ended.output
-    assert f"going on from {out / 'trials' / '0002' / 'checkpoints' / '00000001'}" in ended.stderr
+    assert f"resuming from {out / 'trials' / '0002' / 'checkpoints' / '00000001'}" in ended.stderr
     *_, counts, again = ended.stdout.splitlines()
     assert counts == "2 trials: 2 done"
     assert load_model(out)[0].config.fusion in ("mlp", "concat")

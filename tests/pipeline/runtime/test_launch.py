@@ -214,7 +214,7 @@ train(data, "one", processes=1, **options)  # what it leaves in this process is 
 record = train(data, "run", processes=2, **options)
 print(record["processes"], record["state"])
 try:
-    train(data, "run", processes=2, label_column="nothing", **options)
+    train(data, "other", processes=2, label_column="nothing", **options)
 except ValueError as error:
     print(error)
 """

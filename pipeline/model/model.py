@@ -206,7 +206,7 @@ class DiptychModel(PreTrainedModel):
         if self.experts is not None and opinions is not None:
             views += self.experts.logits(opinions).unbind() if self.training else []
             combined = self.experts.combine(self.experts.evidence(logits, opinions, fused.modality_weights))
-            logits = combined.to(self.head.weight.dtype)  # 16 bits of a model in 16 bits; quantized heads keep theirs
+            logits = combined.to(image.states.dtype)  # 16 bits of a model in 16 bits
         if labels is not None:
             for view in views if self.training else [logits]:
                 classified = self.class_loss(view, labels, shared=self.training)

@@ -193,7 +193,7 @@ def test_a_large_picture_is_converted_in_strips_that_do_not_show(mode, monkeypat
 
 AT_THE_LIMIT = """
 import resource, struct, zlib
-from diptych.pipeline.images import read_image
+from diptych.pipeline.data.images import read_image
 side, row = 13_000, bytes(1 + 13_000 * 4)
 packer = zlib.compressobj(9)
 data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from diptych import pipeline
 from diptych.pipeline.training import checkpoints
 
 ERRORS = (errno.EACCES, errno.EIO, errno.ENOSPC, errno.EMFILE)
 KILL = 0
 """In the place of an error: the process is killed."""
-OURS = str(Path(__file__).parents[2] / "pipeline")
+OURS = pipeline.__path__[0]
 EVENTS = {
     *("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir", "os.chmod", "fcntl.flock"),
     *("shutil.rmtree", "shutil.copytree", "shutil.copyfile"),

@@ -50,6 +50,15 @@ def test_the_benchmark_of_bad_rows_finds_every_row_and_status():
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_reading_compares_two_checkouts():
+    shown = example("benchmarks/reading.py", "--before", ROOT.parent, "--rows", 60, "--pairs", 1)
+    formats, ways = ("csv", "jsonl", "parquet"), ("by stream", "by number", "by number, again")
+    assert re.findall(r"^(\w+), (by [\w, ]+?) +\d+\.\d+ +\d+\.\d+ +\d+\.\d+ +\(", shown, re.MULTILINE) == [
+        (name, way) for name in formats for way in ways
+    ]
+
+
+@pytest.mark.slow
 def test_the_benchmark_of_classifying_compares_equals(real_data):
     shown = example("benchmarks/classify.py", real_data / "fashion-products/test.parquet", "--rows", 4, "--rounds", 1)
     assert re.search(r"logits differ from the plain forward's by \de-0[5-9] at most, labels agree in 4 of 4\n", shown)

@@ -6,7 +6,9 @@ import contextlib
 import csv
 import io
 import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -44,55 +46,63 @@ class CsvRows(FileRows):
             if mark != "," and file.suffix.lower() != ".tsv":
                 self.remarks.append(f"{file}: cells are parted by {_DELIMITERS.get(mark, repr(mark))}")
 
-    def _read(self, file: TextFile, wanted: Callable[[], bool]) -> Iterator[tuple[Any, int]]:
-        record: list[str] = []
+    def _read(
+        self, file: TextFile, wanted: Callable[[], bool] | None = None, ends: array[int] | None = None
+    ) -> Iterator[Any]:
+        names: list[str] | None = None
         end, over = 0, False
 
-        def texts() -> Iterator[str]:
-            nonlocal end, over
-            for line in file.lines():
-                end += len(line)
-                text = file.text(line)
-                record.append(text)
-                yield text
+        def ended() -> Iterator[str]:
+            nonlocal over
             over = True
+            yield from ()
 
-        lines = texts()
-        reader = csv.reader(lines, delimiter=self._mark(file))
-        names: list[str] | None = None
-        while True:
-            start = reader.line_num + 1
-            record.clear()
-            try:
-                with long_cells():
+        with file.lines() as text:
+            lines, behind = tee(chain(text, ended()))
+            reader = csv.reader(lines, delimiter=self._mark(file))
+            while True:
+                row: Any = None
+                before = reader.line_num
+                limit = csv.field_size_limit(_LONGEST_CELL)  # of the whole process
+                try:
                     cells = next(reader, None)
-            except csv.Error as error:
-                yield UnreadableRow(f"line {start} of {file.path} is no CSV: {error}") if wanted() else None, end
-                continue
-            if cells is None:
-                return
-            if len(record) > 1 and (over or not _is_strict(record, reader.dialect)):
-                raise ValueError(_open_quote(file.path, start, record))
-            if names is None:
-                if cells and not (len(record) == 1 and _SEPARATOR.match(record[0])):
-                    names = self._header(file.path, cells)
-            elif len(cells) > len(names):
-                place = f"line {start}" if start == reader.line_num else f"lines {start} to {reader.line_num}"
-                reason = f"{place} of {file.path}: {len(cells)} cells for {len(names)} columns"
-                yield UnreadableRow(reason) if wanted() else None, end
-            elif cells:
-                yield _cells(names, cells) if wanted() else None, end
+                except csv.Error as error:
+                    cells, row = [], UnreadableRow(f"line {before + 1} of {file.path} is no CSV: {error}")
+                finally:
+                    csv.field_size_limit(limit)
+                if cells is None:
+                    return
+                record = list(islice(behind, reader.line_num - before))
+                if ends is not None:
+                    end += sum(map(file.length, record))
+                if len(record) > 1 and row is None and (over or not _is_strict(record, reader.dialect)):
+                    raise ValueError(_open_quote(file.path, before + 1, record))
+                if names is None and row is None:
+                    if cells and not (len(record) == 1 and _SEPARATOR.match(record[0])):
+                        names = self._header(file.path, cells)
+                    continue
+                if names is not None and len(cells) > len(names):
+                    place = f"line {before + 1}" if len(record) == 1 else f"lines {before + 1} to {reader.line_num}"
+                    row = UnreadableRow(f"{place} of {file.path}: {len(cells)} cells for {len(names)} columns")
+                if cells or row is not None:
+                    if ends is not None:
+                        ends.append(end)
+                    if wanted is not None and not wanted():
+                        yield None
+                    else:
+                        yield _cells(names or [], cells) if row is None else row
 
-    def _parse(self, file: TextFile, data: bytes) -> dict[str, Any]:
+    def _parse(self, file: TextFile, text: str) -> dict[str, Any]:
         with long_cells():
-            reader = csv.reader(io.StringIO(file.text(data), newline=""), delimiter=self._marks[file.path])
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=self._marks[file.path])
             rows = [cells for cells in reader if cells]
         return _cells(self._headers[file.path], rows[-1])  # the first row's place is that of the header
 
     def _mark(self, file: TextFile) -> str:
         """What parts the cells of a file: what gives its header the most; Excel's line `sep=;` says it."""
         if file.path not in self._marks:
-            head = next((text for line in file.lines() if (text := file.text(line)).strip()), "")
+            with file.lines() as lines:
+                head = next(filter(str.strip, lines), "")
             said = _SEPARATOR.match(head)
             with long_cells():
                 counts = {mark: len(next(csv.reader([head], delimiter=mark), [])) for mark in _DELIMITERS}
@@ -109,7 +119,9 @@ class CsvRows(FileRows):
 
 
 def _cells(names: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {name: cell or None for name, cell in zip(names, cells, strict=False)}
+    row: dict[str, Any] = dict(zip(names, cells, strict=False))
+    if "" in cells:
+        row = {name: cell or None for name, cell in row.items()}
     return row if len(row) == len(names) else dict.fromkeys(names) | row
 
 

@@ -31,11 +31,11 @@ class DatasetRows(Rows):
     def __getitem__(self, number: int) -> Any:
         return self.data[number]
 
-    def only(self, wanted: Callable[[int], bool]) -> Iterator[Any]:
+    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""
         for start in range(0, len(self), _CHUNK):
             numbers = range(start, min(start + _CHUNK, len(self)))
-            chosen = [number for number in numbers if wanted(number)]
+            chosen = [number for number in numbers if wanted is None or wanted(number)]
             batch = self.data[chosen] if chosen else {}
             rows = {number: {name: batch[name][i] for name in batch} for i, number in enumerate(chosen)}
             yield from map(rows.get, numbers)
@@ -87,13 +87,13 @@ class PassingRows(Rows):
         if not self.again:
             self.rows = chain(self._ahead, passing)
 
-    def only(self, wanted: Callable[[int], bool]) -> Iterator[Any]:
+    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""
         rows: Iterator[Any] = map(plain, self.rows)
         if isinstance(self.rows, datasets.IterableDataset):
             # in a process of a loader a stream gives some of its shards; batches of one row come undivided
             rows = ({n: values[0] for n, values in batch.items()} for batch in self.rows.iter(batch_size=1))
-        return (row if wanted(number) else None for number, row in enumerate(rows))
+        return rows if wanted is None else (row if wanted(number) else None for number, row in enumerate(rows))
 
     def select(self, names: Iterable[str]) -> Rows:
         """As of `Rows`."""
@@ -139,7 +139,7 @@ class FetchedRows(Rows):
     def __getitem__(self, number: int) -> Any:
         return self._whole(self.rows[number])
 
-    def only(self, wanted: Callable[[int], bool]) -> Iterator[Any]:
+    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""
         return (row if row is None else self._whole(row) for row in self.rows.only(wanted))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,22 @@ class JsonRows(FileRows):
         ValueError: Among the first thousand lines there is no such object.
     """
 
-    def _read(self, file: TextFile, wanted: Callable[[], bool]) -> Iterator[tuple[Any, int]]:
-        end, name, as_is = 0, str(file.path), file.encoding in ("utf-8", "utf-8-sig")
-        for number, line in enumerate(file.lines(), start=1):
-            end += len(line)
-            if line.strip():
-                yield _json_row(line if as_is else file.text(line), number, name) if wanted() else None, end
+    def _read(
+        self, file: TextFile, wanted: Callable[[], bool] | None = None, ends: array[int] | None = None
+    ) -> Iterator[Any]:
+        end, name = 0, str(file.path)
+        with file.lines() as lines:
+            for number, line in enumerate(lines, start=1):
+                if ends is not None:
+                    end += file.length(line)
+                if line.isspace():
+                    continue
+                if ends is not None:
+                    ends.append(end)
+                yield _json_row(line, number, name) if wanted is None or wanted() else None
 
-    def _parse(self, file: TextFile, data: bytes) -> Any:
-        return _json_row(data if file.encoding in ("utf-8", "utf-8-sig") else file.text(data), 0, str(file.path))
+    def _parse(self, file: TextFile, text: str) -> Any:
+        return _json_row(text, 0, str(file.path))
 
 
 def read_json(files: Sequence[Path]) -> Rows:
@@ -45,12 +53,12 @@ def read_json(files: Sequence[Path]) -> Rows:
     rows: list[Any] = []
     for path in files:
         file = TextFile(path)
-        lines = (file.text(line) for line in file.lines())
-        head = next((line for line in lines if line.strip()), "").lstrip()
-        if not head.startswith("[") and (not head.startswith("{") or _is_json(head)):
-            return JsonRows(files)
         try:
-            whole = json.loads(head + "".join(lines), object_pairs_hook=_distinct)
+            with file.lines() as lines:
+                head = next(filter(str.strip, lines), "").lstrip()
+                if not head.startswith("[") and (not head.startswith("{") or _is_json(head)):
+                    return JsonRows(files)
+                whole = _DECODER.decode(head + lines.read())
         except (ValueError, RecursionError) as error:
             if path.suffix.lower() != ".json":
                 return JsonRows(files)
@@ -86,9 +94,9 @@ def json_rows(lines: Iterable[bytes | str], name: str) -> Iterator[dict[str, Any
 def _json_row(line: bytes | str, number: int, name: str) -> dict[str, Any]:
     try:
         text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
-        row = json.loads(text)
-        if isinstance(row, dict) and text.count(":") != len(row):  # else no key can stand twice
-            row = json.loads(text, object_pairs_hook=_distinct)
+        if not text.isascii():  # a byte of a file that says nothing
+            text = text.encode("utf-8", "surrogateescape").decode("utf-8")
+        row = _DECODER.decode(text)
         if not isinstance(row, dict):
             return UnreadableRow(f"line {number} of {name} is no JSON object with 'image' and 'text': {line[:60]!r}")
         if text.count("[") + text.count("{") > _DEEPEST and _is_deep(row):
@@ -104,6 +112,9 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
     return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 def _is_deep(row: Any) -> bool:

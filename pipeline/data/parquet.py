@@ -65,26 +65,28 @@ class ParquetRows(Rows):
                         f"{file}: {name!r} is {kind}, and {types[0][1]} in {types[0][0]}; give both one type"
                     )
 
-    def _batches(self, wanted: Callable[[pa.RecordBatch], Any]) -> Iterator[Any]:
+    def _batches(self) -> Iterator[pa.RecordBatch]:
         self._require_types()
         for path, schema in zip(self.files, self._schemas, strict=True):
             columns, number = [name for name in self._columns if name in schema.names], 0
             try:
                 with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
                     for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
-                        yield wanted(batch)
+                        yield batch
                         number += len(batch)
             except (pa.ArrowException, OSError) as error:  # of a page that is damaged
                 raise ValueError(f"{path} cannot be read past its first {number} rows: {first_line(error)}") from error
 
-    def only(self, wanted: Callable[[int], bool]) -> Iterator[Any]:
+    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""
         number = 0
-        for batch in self._batches(lambda batch: batch):
-            chosen = [wanted(number + index) for index in range(len(batch))]
-            rows = iter(self._rows(batch.filter(pa.array(chosen)), number) if any(chosen) else ())
+        for batch in self._batches():
+            chosen = [wanted is None or wanted(number + index) for index in range(len(batch))]
+            rows = iter(
+                self._rows(batch if all(chosen) else batch.filter(pa.array(chosen)), number) if any(chosen) else ()
+            )
             number += len(batch)
-            yield from (next(rows) if here else None for here in chosen)
+            yield from rows if all(chosen) else (next(rows) if here else None for here in chosen)
 
     def __getitem__(self, number: int) -> Any:
         if self._copy is None:
@@ -100,7 +102,7 @@ class ParquetRows(Rows):
         path, starts = scratch_file(self), [0]
         schema = pa.schema([next(s for s in self._schemas if n in s.names).field(n) for n in self._columns])
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in self._batches(lambda batch: batch):
+            for batch in self._batches():
                 arrays = [
                     batch.column(field.name).cast(field.type)
                     if field.name in batch.schema.names
@@ -117,7 +119,8 @@ class ParquetRows(Rows):
         if not batch.num_columns:
             return [dict(absent) for _ in range(len(batch))]
         try:
-            return [absent | row for row in batch.to_pylist()]
+            rows: list[Any] = batch.to_pylist()
+            return rows if batch.schema.names == list(absent) else [absent | row for row in rows]
         except UnicodeDecodeError:
             if len(batch) > 1:
                 return [self._rows(batch.slice(index, 1), first + index)[0] for index in range(len(batch))]

@@ -55,10 +55,10 @@ class Rows:
         return [row for row in self._ahead if isinstance(row, Mapping) and not isinstance(row, UnreadableRow)]
 
     def __iter__(self) -> Iterator[Any]:
-        return (row for row in self.only(lambda number: True) if row is not None)
+        return self.only()
 
-    def only(self, wanted: Callable[[int], bool]) -> Iterator[Any]:
-        """The rows whose number is wanted; None, for a fraction of the time, in the place of each other."""
+    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
+        """The rows whose number is wanted, or all; None, for a fraction of the time, in the place of each other."""
         raise NotImplementedError
 
     def __getitem__(self, number: int) -> Any:
@@ -121,9 +121,9 @@ class ListRows(Rows):
         row = plain(self._rows[number])
         return row if isinstance(row, UnreadableRow) else self._chosen(row)
 
-    def only(self, wanted: Callable[[int], bool]) -> Iterator[Any]:
+    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""
-        return (self[number] if wanted(number) else None for number in range(len(self)))
+        return (self[number] if wanted is None or wanted(number) else None for number in range(len(self)))
 
 
 class FrameRows(Rows):
@@ -155,9 +155,9 @@ class FrameRows(Rows):
             self._lists[name] = [None if is_nothing(value) else value for value in values]
         return self._lists[name]
 
-    def only(self, wanted: Callable[[int], bool]) -> Iterator[Any]:
+    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""
-        return (self[number] if wanted(number) else None for number in range(len(self)))
+        return (self[number] if wanted is None or wanted(number) else None for number in range(len(self)))
 
 
 def require_distinct(names: Sequence[str], where: str) -> None:

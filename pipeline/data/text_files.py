@@ -38,7 +38,7 @@ class TextFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.remark = path, ""
+        self.path, self.remark, self._place = path, "", path
         with path.open("rb") as file:
             head = file.read(1 << 16)
             see_what_it_is(path, head)
@@ -50,34 +50,33 @@ class TextFile:
             self.remark = f"{path} is read as {'Windows-1252' if self.encoding == 'cp1252' else self.encoding.upper()}"
         self._start = len(mark) if self.encoding == "utf-8-sig" else 0
         self._file: int | None = None
-        # where a character has two bytes, and where lines end as on old Macs, no byte tells the end of a line
-        if self.encoding in ("utf-16", "utf-32") or (b"\r" in head and b"\n" not in head):
+        if self.encoding in ("utf-16", "utf-32"):  # a character has several bytes, of which any may look like an end
             copy = scratch_file(self)
-            with (
-                path.open(encoding=self.encoding, errors="surrogateescape") as text,
-                copy.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as lines,
-            ):
+            with self.lines() as text, copy.open("w", encoding="utf-8", errors="surrogateescape", newline="") as lines:
                 shutil.copyfileobj(text, lines)
             self.encoding, self._place = "utf-8", copy
-        else:
-            self._place = path
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_file": None}
 
-    def lines(self) -> Iterator[bytes]:
-        """All lines with their ends, the byte order mark left out."""
-        with self._place.open("rb") as file:
-            file.seek(self._start)
-            for line in file:
-                if b"\r" in line[:-2]:
-                    yield from line.splitlines(keepends=True)
-                else:
-                    yield line
+    def lines(self) -> IO[str]:
+        """All lines with their ends, those of old Macs as well; bytes that say nothing become lone surrogates.
+
+        So one bad cell is one bad text. The byte order mark is left out.
+        """
+        return self._place.open(encoding=self.encoding, errors="surrogateescape", newline="")
+
+    def length(self, text: str) -> int:
+        """How many bytes a text has in the file."""
+        return len(text) if text.isascii() else len(text.encode(self._bytes, "surrogateescape"))
 
     def text(self, data: bytes) -> str:
-        """What bytes say; those that say nothing become lone surrogates, so that one bad cell is one bad text."""
-        return data.decode("utf-8" if self._start else self.encoding, "surrogateescape")
+        """What bytes of the file say, as of `lines`."""
+        return data.decode(self._bytes, "surrogateescape")
+
+    @property
+    def _bytes(self) -> str:
+        return "utf-8" if self._start else self.encoding
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from one place to another, counted from the first line; whichever process asks.
@@ -135,7 +134,7 @@ class FileRows(Rows):
         self.remarks = [file.remark for file in self._texts if file.remark]
         self._starts: list[array[int]] | None = None
         self._names: list[str] = []
-        ahead = list(islice((row for file in self._texts for row, _ in self._read(file, _always)), _PEEK))
+        ahead = list(islice((row for file in self._texts for row in self._read(file)), _PEEK))
         self._ahead = [row for row in ahead if not isinstance(row, UnreadableRow)]
         if ahead and not self._ahead:
             raise ValueError(ahead[0].reason)
@@ -146,20 +145,28 @@ class FileRows(Rows):
         """The columns of the first rows together."""
         return self._names
 
-    def _read(self, file: TextFile, wanted: Callable[[], bool]) -> Iterator[tuple[Any, int]]:
-        """The rows of a file and the places behind them; `wanted` is asked once for each, None stands for others."""
+    def _read(
+        self, file: TextFile, wanted: Callable[[], bool] | None = None, ends: array[int] | None = None
+    ) -> Iterator[Any]:
+        """The rows of a file; `wanted` is asked once for each, None stands for others; `ends` takes their places."""
         raise NotImplementedError
 
-    def _parse(self, file: TextFile, data: bytes) -> Any:
-        """A row that can be read, from its bytes."""
+    def _parse(self, file: TextFile, text: str) -> Any:
+        """A row that can be read, from its text."""
         raise NotImplementedError
 
-    def only(self, wanted: Callable[[int], bool]) -> Iterator[Any]:
+    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""
         numbers = count()
+
+        def ask() -> bool:
+            return wanted is None or wanted(next(numbers))
+
+        every, whole = len(self._names), self._whole
         for file in self._texts:
-            for row, _ in self._read(file, lambda: wanted(next(numbers))):
-                yield row if row is None or isinstance(row, UnreadableRow) else self._whole(row)
+            for row in self._read(file, None if wanted is None else ask):
+                as_is = row is None or (self._selected is None and len(row) == every) or isinstance(row, UnreadableRow)
+                yield row if as_is else whole(row)
 
     def _whole(self, row: dict[str, Any]) -> dict[str, Any]:
         if self._selected is not None:
@@ -173,10 +180,9 @@ class FileRows(Rows):
             self._before, starts = [0], []
             for file in self._texts:
                 ends = array("Q", [0])
-                for row, end in self._read(file, _always):
+                for number, row in enumerate(self._read(file, ends=ends), self._before[-1]):
                     if isinstance(row, UnreadableRow):
-                        self._bad[self._before[-1] + len(ends) - 1] = row
-                    ends.append(end)
+                        self._bad[number] = row
                 self._before.append(self._before[-1] + len(ends) - 1)
                 starts.append(ends)
             self._starts = starts
@@ -197,8 +203,5 @@ class FileRows(Rows):
             return self._bad[number]
         which = bisect_right(self._before, number) - 1
         ends, place = self._index()[which], number - self._before[which]
-        return self._whole(self._parse(self._texts[which], self._texts[which].read(ends[place], ends[place + 1])))
-
-
-def _always() -> bool:
-    return True
+        file = self._texts[which]
+        return self._whole(self._parse(file, file.text(file.read(ends[place], ends[place + 1]))))

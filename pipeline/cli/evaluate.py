@@ -55,6 +55,7 @@ def evaluation_text(metrics: dict[str, Any], *, by_class: bool = False) -> str:
         names = {"micro_f1": "micro F1", "macro_f1": "macro F1", "mean_average_precision": "mAP", "loss": "loss"}
     lines = [
         f"{metrics['rows']} rows; {metrics['columns']}",
+        trained_on_text(metrics["rows"], metrics["trained_on"]),
         f"{'':12}{'rows':>8}" + "".join(name.rjust(10) for name in names.values()),
     ]
     both = {**metrics, "rows": metrics["rows"] - metrics["without_prediction"]}
@@ -85,6 +86,15 @@ def evaluation_text(metrics: dict[str, Any], *, by_class: bool = False) -> str:
             for name, row in metrics["by_class"].items()
         ]
     return "\n".join(lines)
+
+
+def trained_on_text(rows: int, trained_on: int | None) -> str:
+    """How many of the rows the model was trained on."""
+    if trained_on is None:
+        return "how many of them the model was trained on is not known: it is of an earlier version, or of a stream"
+    if not trained_on:
+        return f"the model was trained on 0 of these {rows} rows"
+    return f"warning: the model was trained on {trained_on} of these {rows} rows, so that new ones may do worse"
 
 
 def _worth_lines(worth: dict[str, Any]) -> list[str]:

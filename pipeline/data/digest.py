@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from ..runtime.files import digest
+from ..runtime.seeds import content_id
+from .content import NOTHING, words_id
 from .dataset_rows import DatasetRows, FetchedRows, PassingRows
 from .image_source import BadImage
-from .images import image_content
+from .images import image_content, stored_image_id
 from .readers import Rows
-from .rows import Columns, UnreadableRow
+from .rows import Columns, UnreadableRow, read_text
 from .tables import Table
 
 _ROWS = 256
@@ -80,6 +82,18 @@ def row_digest(row: Any, columns: Columns, folder: Path | None, *, read: bool) -
         found.update(len(part).to_bytes(8, "little"))
         found.update(part)
     return found.digest()
+
+
+def row_ids(row: Any, columns: Columns, folder: Path | None) -> tuple[int, int, int]:
+    """Ids of a row's image and text together, of its image and of its text, whatever holds them; `NOTHING` of none.
+
+    Args: as of `row_digest`.
+    """
+    if isinstance(row, UnreadableRow) or not isinstance(row, Mapping):
+        return NOTHING, NOTHING, NOTHING
+    image = NOTHING if columns.image is None else stored_image_id(columns.image_of(row), folder=folder)
+    text = words_id(read_text(columns.text_of(row))[0])
+    return content_id(repr((image, text)).encode()) if image or text else NOTHING, image, text
 
 
 class _Hash:

@@ -15,6 +15,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
+from ..runtime.seeds import content_id
+from .content import NOTHING, image_id
 from .image_source import BadImage, find_image, open_file, what_it_is
 from .values import first_line
 
@@ -26,6 +28,8 @@ MAX_SIDE = 1_000_000
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000", "AVIF")
 """What is decoded. Not all that Pillow can open: for an EPS file, for one, it starts another program."""
 
+_SMALL = 512 * 512
+"""Pixels: files with no more are known by these, larger ones by their bytes, as decoding all of them takes long."""
 _STRIP = 1 << 20
 """Pixels that are converted at a time: each step on a whole picture at the limit would take 0.7 GB."""
 _TEXT_BYTES = 1 << 26
@@ -127,6 +131,28 @@ def image_content(source: Any, *, folder: Path | None = None) -> tuple[bytes, ..
             return b"file", file.read()
     image = read_image(held)
     return b"pixels", repr(image.size).encode(), image.tobytes()
+
+
+def stored_image_id(source: Any, *, folder: Path | None = None) -> int:
+    """The `image_id` of an image, equal however its pixels are stored; of a file with many, equal where its bytes are.
+
+    Args: as for `read_image`.
+
+    Returns:
+        `NOTHING` if there is none that can be read.
+    """
+    try:
+        held, name = find_image(source, folder)
+        if isinstance(held, (bytes, Path)):
+            with image_errors(name), _DECODING, contextlib.ExitStack() as files:
+                file = files.enter_context(open_file(held)) if isinstance(held, Path) else io.BytesIO(held)
+                width, height = _opened(file, name).size
+                if width * height > _SMALL:
+                    file.seek(0)
+                    return content_id(file.read())
+        return image_id(read_image(held))
+    except BadImage:
+        return NOTHING
 
 
 def _opened(file: IO[bytes], name: str) -> Image.Image:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ...encoders.tokens import widen
+from ..data.content import NOTHING
 from ..data.labels import label_ids, multi_label_targets
 from ..data.options import Reading
 from ..data.read import read_data
@@ -54,7 +55,8 @@ def evaluate(
         **reading: Fields of `Reading`, such as `label_column`; columns are those of training if not given.
 
     Returns:
-        What `measure` gives with `each_half`, and `rows`; `by_class`, the rows, precision, recall and F1 of each; of
+        What `measure` gives with `each_half`, and `rows`; `trained_on`, how many of these the model was trained on,
+        None where it does not remember; `by_class`, the rows, precision, recall and F1 of each; of
         a model with one label a row `worth`: accuracies with 95 % intervals of the majority class, both modalities,
         each alone, images swapped among rows and the additive projection (see `measure_worth`), paired differences,
         and a sentence.
@@ -76,7 +78,7 @@ def evaluate(
     classifier = classifier.to(accelerator.device)
     kept = collect(classifier, batches, accelerator, console, each_half=True)
     measured = metrics_of_rows(kept, classifier.config, each_half=True)
-    report = {"rows": len(dataset), "columns": str(columns), **measured}
+    report = {"rows": len(dataset), "columns": str(columns), "trained_on": trained_on(classifier, dataset), **measured}
     usable = kept["present"].any(dim=1)
     predicted, truth = kept["both"][usable].argmax(dim=1), kept["labels"][usable]
     names = classifier.config.labels
@@ -100,6 +102,19 @@ def evaluate(
             sampled = {name: found[name].argmax(dim=1) == found["labels"] for name in found if name != "labels"}
         report["worth"] = worth_report(right, sampled)
     return report
+
+
+def trained_on(model: Any, dataset: PairDataset) -> int | None:
+    """How many rows a model was trained on, however they are stored; None if it does not remember.
+
+    Compared are images and texts together, or the one of them that both training and these rows have a column for.
+    """
+    if model.training_ids is None:
+        return None
+    known = model.config.columns or {}
+    image, text = (bool(getattr(dataset.columns, name) and known.get(name, True)) for name in ("image", "text"))
+    ids = dataset.row_ids()[:, 0 if image and text else 1 if image else 2]
+    return int((torch.isin(ids, model.training_ids) & (ids != NOTHING)).sum())
 
 
 @torch.inference_mode()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.content import image_id, pieces_id
-from ..data.digest import row_digest
+from ..data.digest import row_digest, row_ids
 from ..data.image_source import BadImage
 from ..data.images import image_errors
 from ..data.rows import Columns, Pair, all_reasons, read_pair, worst_status
@@ -153,9 +156,17 @@ class PairDataset(Dataset[Example]):
         found = hashlib.blake2b(digest_size=8)
         labels = [None if self.labels is None else self.labels[row] for row in self.rows]
         found.update(repr((list(self.rows), labels)).encode())
-        state, rows, folder = PartialState(), self.table.rows, self.table.folder
-        own = self.rows[state.process_index :: state.num_processes]
-        shares = gather_object([[row_digest(rows[row], self.columns, folder, read=True) for row in own]])
-        for digests in shares:
-            found.update(b"".join(digests))
+        found.update(b"".join(digest for digest, _ in self._contents))
         return f"{len(self.rows)} rows ({found.hexdigest()})"
+
+    def row_ids(self) -> Tensor:
+        """As of `PairSource`, share by share of the processes, all of which must take part."""
+        return torch.tensor([ids for _, ids in self._contents])
+
+    @functools.cached_property
+    def _contents(self) -> list[tuple[bytes, tuple[int, int, int]]]:
+        """Of each row its digest and its ids."""
+        state, columns, folder = PartialState(), self.columns, self.table.folder
+        own = (self.table.rows[row] for row in self.rows[state.process_index :: state.num_processes])
+        share = [(row_digest(row, columns, folder, read=True), row_ids(row, columns, folder)) for row in own]
+        return list(chain.from_iterable(gather_object([share])))

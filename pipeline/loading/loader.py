@@ -54,6 +54,9 @@ class PairSource(Protocol):
     def fingerprint(self) -> str:
         """What tells these rows from others."""
 
+    def row_ids(self) -> Tensor | None:
+        """Ids of its rows, (rows, 3), as `diptych.pipeline.data.digest.row_ids` gives them; None of a stream."""
+
     def batches(
         self, plan: Plan, *, device: torch.device | str = "cpu", shuffle: bool = False, workers: int = 0
     ) -> Batches:

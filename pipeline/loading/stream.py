@@ -110,6 +110,9 @@ class PairStream:
         """What tells these rows from others."""
         return self.counts.fingerprint()
 
+    def row_ids(self) -> None:
+        """None: its images are not read before it is trained on."""
+
     def batches(
         self, plan: Plan, *, device: torch.device | str = "cpu", shuffle: bool = False, workers: int = 0
     ) -> Batches:

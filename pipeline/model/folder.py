@@ -6,8 +6,11 @@ import contextlib
 import json
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ...encoders.text import quiet_transformers
 from ..runtime.files import reason, user_path
@@ -16,6 +19,9 @@ from .checks import check_files
 from .model import DiptychModel
 from .processor import DiptychProcessor
 from .tokenizer import require_fit, require_words
+
+_TRAINING_IDS = "training_rows.safetensors"
+"""In a model's folder: hashes of the rows that it was trained on, by which evaluation knows them again."""
 
 
 def load_model(
@@ -45,6 +51,8 @@ def load_model(
             check_files(folder)
             model = DiptychModel.from_pretrained(folder)
             processor = DiptychProcessor.from_pretrained(folder, trust_remote_code=False)
+            if (folder / _TRAINING_IDS).exists():
+                model.training_ids = load_file(folder / _TRAINING_IDS)["ids"]
         require_words(processor.tokenizer)
         require_fit(processor.tokenizer, model.text_encoder, processor.max_length)
     except Exception as error:  # of safetensors, of tokenizers, of JSON that is no such file: each has its own
@@ -109,10 +117,25 @@ def save_model(model: DiptychModel, processor: DiptychProcessor, folder: Path) -
             new.mkdir()
             model.save_pretrained(new)
             processor.save_pretrained(new)
+            if model.training_ids is not None:
+                save_file({"ids": model.training_ids}, new / _TRAINING_IDS)
             for file in new.iterdir():
                 file.chmod(0o644)  # safetensors files are made for their owner's eyes only
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written: {error}") from error
+
+
+def remember_rows(model: DiptychModel, ids: Tensor | None) -> None:
+    """Have a model remember rows that it is trained on, beside those that it remembers; after None it remembers none.
+
+    Args:
+        model: Changed in place.
+        ids: (rows, 3), of each row together, of its image and of its text, as `data.digest.row_ids` gives them.
+    """
+    before = model.training_ids
+    if ids is not None:
+        ids = torch.cat([ids.flatten(), *([] if before is None else [before])]).unique()
+    model.training_ids = ids
 
 
 def _is_ours(name_or_folder: str) -> bool:

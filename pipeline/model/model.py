@@ -58,6 +58,7 @@ class DiptychModel(PreTrainedModel):
 
     Attributes:
         class_loss: Of the classes. How a run weighs them belongs to the run: it is not saved, and plain after loading.
+        training_ids: Ids of the rows it was trained on, as `model.folder` saves them; None where they are not known.
 
     Args:
         config: The architecture.
@@ -68,6 +69,7 @@ class DiptychModel(PreTrainedModel):
     main_input_name = "pixel_values"
     _keys_to_ignore_on_load_unexpected = [r"^half_heads\."]  # noqa: RUF012  of format 1
     _supports_sdpa = True
+    training_ids: Tensor | None = None
 
     def __init__(self, config: DiptychConfig) -> None:
         super().__init__(config)
@@ -189,8 +191,7 @@ class DiptychModel(PreTrainedModel):
     ) -> DiptychOutput:
         """What `forward` does after the encoders, for tokens that are at hand.
 
-        Args: `image` (batch, regions, dim) and `text` (batch, words, dim) as the encoders give them; the
-            others as for `forward`.
+        Args: `image` (batch, regions, dim) and `text` (batch, words, dim) of the encoders; the others as for `forward`.
         """
         loss = None
         if self.alignment is not None and self.training:
@@ -337,17 +338,16 @@ class DiptychModel(PreTrainedModel):
         self.class_loss = ClassLoss(multi_label=multi_label)
         self.head = nn.Linear(self.fusion.out_dim, len(labels)).to(self.device) if labels else None
         self.experts = build_experts(self.config).to(self.device) if labels and self.config.experts else None
+        kept = {index: known[name] for index, name in enumerate(labels) if name in known}
         if self.experts is not None and experts is not None:
-            kept = {index: known[name] for index, name in enumerate(labels) if name in known}
             self.experts.take(experts, kept)
         if self.head is None:
             return
         self._init_weights(self.head)
-        with torch.no_grad():
-            for index, name in enumerate(labels):
-                if before is not None and name in known:
-                    self.head.weight[index] = before.weight[known[name]]
-                    self.head.bias[index] = before.bias[known[name]]
+        if before is not None:
+            with torch.no_grad():
+                here, there = list(kept), list(kept.values())
+                self.head.weight[here], self.head.bias[here] = before.weight[there], before.bias[there]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 
+from ..model.folder import remember_rows
 from ..runtime.console import SILENT, Console
 from ..runtime.files import user_path
 from ..runtime.heartbeat import Heartbeat
@@ -95,6 +96,7 @@ def train(
         fit = Fit(setup.model, setup.processor, config, setup.objective, folder, console)
         rows, config = setup.rows, replace(config, precision=fit.accelerator.mixed_precision)
         others: dict[str, Any] = {"columns": str(setup.columns), **setup.augmentation}
+        remember_rows(setup.model, rows.training.row_ids())
         identity = identity_of(config, setup.model, setup.processor, rows.training, rows.validation, **others)
         earlier = folder.read() if resume else {}
         if earlier.get("state") == "done":

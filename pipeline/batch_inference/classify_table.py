@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from ..inference.fast_path import Fast, use_fast_path
 from ..inference.options import ClassifyOptions
 from ..inference.predictions import COLUMNS, output_row
 from ..runtime.files import reason, user_path
+from ..runtime.options import take_options
 from ..runtime.outputs import beside, keep_part, see_that_it_is_new
 from ..runtime.signals import Interrupted, StopSignals
 from .identity import identity_of, see_that_data_stays, states_of
@@ -80,7 +81,7 @@ def classify_table(
             that would be lost or that does not belong to this run; or too few labels agree on the fast path.
         Interrupted: A signal came; what was classified before is kept likewise.
     """
-    reading = Reading(**{spec.name: options.pop(spec.name) for spec in fields(Reading) if spec.name in options})
+    reading = take_options(Reading, options)
     chosen = ClassifyOptions(**options)
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     state = PartialState(cpu=not torch.accelerator.is_available())

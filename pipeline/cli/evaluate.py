@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
 
 from ..data.options import Reading
+from ..evaluation.missing import Missing
+from ..runtime.files import user_path
 from .command import command, option
 from .options import BatchSize, Split
 from .terminal import Show
@@ -15,7 +18,7 @@ FEW = 100
 """With fewer rows a warning is printed: the intervals are wide."""
 
 
-@command(Reading)
+@command(Reading, Missing)
 def evaluate(
     show: Show,
     model: Annotated[str, typer.Argument(help="A run's folder, a model's folder or a Hub id.")],
@@ -26,7 +29,11 @@ def evaluate(
     emap_exact: Annotated[
         bool, option("Project by all pairs of images and texts, not 32 for each of 500 rows.", "--emap-exact")
     ] = False,
-    **reading: Any,
+    out: Annotated[
+        str | None,
+        option("Folder of the picture coverage.png: accuracy by rows answered.  [default: of the run]", panel="Output"),
+    ] = None,
+    **options: Any,
 ) -> None:
     """Measure a model on labelled pairs.
 
@@ -43,9 +50,16 @@ def evaluate(
         say=show.remark,
         quiet=show.quiet,
         emap_exact=emap_exact,
-        **reading,
+        out=_run_folder(model) if out is None else out,
+        **options,
     )
     show.result(metrics, lambda metrics: evaluation_text(metrics, by_class=by_class))
+
+
+def _run_folder(model: str) -> str | None:
+    """The run's folder, if a model is one that can be written to."""
+    folder = user_path(model)
+    return model if (folder / "run.json").exists() and os.access(folder, os.W_OK) else None
 
 
 def evaluation_text(metrics: dict[str, Any], *, by_class: bool = False) -> str:
@@ -56,6 +70,7 @@ def evaluation_text(metrics: dict[str, Any], *, by_class: bool = False) -> str:
     lines = [
         f"{metrics['rows']} rows; {metrics['columns']}",
         trained_on_text(metrics["rows"], metrics["trained_on"]),
+        *([f"missing on purpose: a modality of {metrics['missing']}"] if metrics["missing"] else []),
         f"{'':12}{'rows':>8}" + "".join(name.rjust(10) for name in names.values()),
     ]
     both = {**metrics, "rows": metrics["rows"] - metrics["without_prediction"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,66 +94,40 @@ def calibration_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
 
     Of a multi-label model, whose `labels` are (rows, classes), each class of each row counts as a row of its own.
     """
-    scores = scores.double()
-    if labels.dim() == 2:
-        scores, labels = torch.stack([1 - scores, scores], dim=-1).flatten(0, 1), labels.flatten().long()
+    confidence, right = confidences(scores, labels)
+    scores, labels = one_label_a_row(scores.double(), labels)
     own = scores.gather(1, labels[:, None])[:, 0].clamp(min=1e-12)
     truth = F.one_hot(labels, scores.shape[1])
-    best = scores.max(dim=1)
     return {
         "nll": float(-own.log().mean()),
-        "ece": expected_calibration_error(best.values.numpy(), (best.indices == labels).numpy()),
+        "ece": expected_calibration_error(confidence, right),
         "brier": float((scores - truth).square().sum(dim=1).mean()),
     }
 
 
 def expected_calibration_error(confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> float:
     """Mean distance between confidence and accuracy over bins of equal mass (Naeini et al., 2015), from 0 to 1."""
-    return float(sum(count * abs(mean - hits) for count, mean, hits in _bins(confidence, right)) / max(1, len(right)))
+    return float(
+        sum(count * abs(mean - hits) for count, mean, hits in mass_bins(confidence, right)) / max(1, len(right))
+    )
 
 
-def _bins(confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> list[tuple[int, float, float]]:
-    """Rows, mean confidence and accuracy of each bin."""
+def confidences(scores: Tensor, labels: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The highest score of each row, and whether its class is right; arguments as of `calibration_metrics`."""
+    scores, labels = one_label_a_row(scores, labels)
+    best = scores.double().max(dim=1)
+    return best.values.numpy(), (best.indices == labels).numpy()
+
+
+def one_label_a_row(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and class indices of rows; of a multi-label model of each class of each row, without and with it."""
+    if labels.dim() == 1:
+        return scores, labels
+    return torch.stack([1 - scores, scores], dim=-1).flatten(0, 1), labels.flatten().long()
+
+
+def mass_bins(confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> list[tuple[int, float, float]]:
+    """Rows, mean confidence and accuracy of each of `BINS` bins with as many rows."""
     order = np.argsort(confidence, kind="stable")
     parts = [part for part in np.array_split(order, BINS) if len(part)]
     return [(len(part), float(confidence[part].mean()), float(right[part].mean())) for part in parts]
-
-
-def draw_reliability(scores: dict[str, tuple[Tensor, Tensor]], labels: dict[str, Tensor], path: Path) -> None:
-    """Write a reliability diagram (PNG): accuracy by confidence, before and after, for each kind of rows.
-
-    Args:
-        scores: Before and after calibration, (rows, classes) each, by modality.
-        labels: (rows,), class indices, by modality; (rows, classes) of a multi-label model.
-        path: Of the picture.
-    """
-    from matplotlib.figure import Figure
-
-    titles = {"both": "image and text", "text": "text only", "image": "image only"}
-    figure = Figure(figsize=(4 * len(scores), 4.2), layout="constrained", dpi=120)
-    for axes, (name, pair) in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores.items(), strict=True):
-        axes.plot([0, 1], [0, 1], color="#9aa3ad", linewidth=1, linestyle="--")
-        for values, label, colour in zip(pair, ("before", "after"), ("#9a5b1e", "#1e60c8"), strict=True):
-            truth = labels[name]
-            if truth.dim() == 2:
-                values, truth = torch.stack([1 - values, values], -1).flatten(0, 1), truth.flatten().long()
-            best = values.max(dim=1)
-            right = (best.indices == truth).numpy()
-            bins = _bins(best.values.double().numpy(), right)
-            error = expected_calibration_error(best.values.double().numpy(), right)
-            axes.plot(
-                [mean for _, mean, _ in bins],
-                [hits for _, _, hits in bins],
-                marker="o",
-                markersize=4,
-                linewidth=1.5,
-                color=colour,
-                label=f"{label}: ECE {error:.3f}",
-            )
-        axes.set(title=f"{titles[name]}, {len(truth):,} rows", xlabel="confidence", xlim=(0, 1.02), ylim=(0, 1.02))
-        axes.legend(frameon=False, loc="upper left")
-        axes.set_aspect("equal")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    figure.axes[0].set_ylabel("accuracy")
-    figure.savefig(path)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +24,20 @@ from ..data.splits import pick_split
 from ..loading.dataset import PairDataset
 from ..loading.loader import batches_once
 from ..loading.plan import gather_parts
-from ..model.calibration import MODALITIES, modalities_of
+from ..model.calibration import MODALITIES, modalities_of, precision_threshold
 from ..model.config import DEFAULT_THRESHOLD, DiptychConfig
 from ..model.folder import load_model
 from ..model.model import require_classes
 from ..model.scores import scores
 from ..runtime.console import SILENT, Console
+from ..runtime.options import take_options, unknown_option
+from .drawing import draw_coverage, picture_place
 from .metrics import best_thresholds, classification_metrics, multi_label_metrics
+from .missing import Missing, take_away
 from .worth import by_class, measure_worth, worth_report
+
+PROMISES = (0.9, 0.95)
+"""Precisions that are marked on a coverage-accuracy curve."""
 
 
 def evaluate(
@@ -40,7 +49,8 @@ def evaluate(
     say: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
     emap_exact: bool = False,
-    **reading: Any,
+    out: str | Path | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """How good a saved model is on both halves and on each alone, and its modality weights.
 
@@ -52,33 +62,45 @@ def evaluate(
         say: What to do with each line that says how the data is read.
         quiet: Show no progress bar.
         emap_exact: Project by all pairs of images and texts, in place of 32 for each of at most 500 rows.
-        **reading: Fields of `Reading`, such as `label_column`; columns are those of training if not given.
+        out: A folder, in which `coverage.png` is written: accuracy by the share of rows that are answered; of a model
+            with one label a row.
+        **options: Fields of `Reading`, such as `label_column`, where columns are those of training if not given, and
+            of `Missing`, which takes modalities away from some rows.
 
     Returns:
         What `measure` gives with `each_half`, and `rows`; `trained_on`, how many of these the model was trained on,
-        None where it does not remember; `by_class`, the rows, precision, recall and F1 of each; of
-        a model with one label a row `worth`: accuracies with 95 % intervals of the majority class, both modalities,
-        each alone, images swapped among rows and the additive projection (see `measure_worth`), paired differences,
-        and a sentence.
+        None where it does not remember; `missing`, which of them lack a modality on purpose; `by_class`, the rows,
+        precision, recall and F1 of each; of a model with one label a row `worth`: accuracies with 95 % intervals of
+        the majority class, both modalities, each alone, images swapped among rows and the additive projection (see
+        `measure_worth`), paired differences, and a sentence.
 
     Raises:
         ValueError: The model or the data is not usable; the message says why.
     """
+    reading, missing = take_options(Reading, options), take_options(Missing, options)
+    if options:
+        raise unknown_option(next(iter(options)), [spec.name for kind in (Reading, Missing) for spec in fields(kind)])
+    picture = None if out is None else picture_place(out, "coverage.png")
     classifier, processor = load_model(model)
     require_classes(classifier)
     pick, known = partial(pick_split, split=split, default="test"), classifier.config.columns
-    read = read_data(data, Reading(**reading), pick=pick, known=known, say=say)
+    read = read_data(data, reading, pick=pick, known=known, say=say)
     table, columns = read.table, read.columns
     read_labels = multi_label_targets if classifier.config.multi_label else label_ids
     labels = read_labels(table, str(columns.label), classifier.config.labels)
     accelerator = Accelerator()
     dataset = PairDataset(table, columns, labels, processor)
-    batches = batches_once(dataset, accelerator, batch_size=batch_size)
     console = Console(bars=not quiet)
+
+    def batches() -> Iterable[dict[str, Any]]:
+        whole = batches_once(dataset, accelerator, batch_size=batch_size)
+        return whole if missing.missing is None else take_away(whole, missing.table(len(dataset)))
+
     classifier = classifier.to(accelerator.device)
-    kept = collect(classifier, batches, accelerator, console, each_half=True)
+    kept = collect(classifier, batches(), accelerator, console, each_half=True)
     measured = metrics_of_rows(kept, classifier.config, each_half=True)
     report = {"rows": len(dataset), "columns": str(columns), "trained_on": trained_on(classifier, dataset), **measured}
+    report["missing"] = None if missing.missing is None else str(missing)
     usable = kept["present"].any(dim=1)
     predicted, truth = kept["both"][usable].argmax(dim=1), kept["labels"][usable]
     names = classifier.config.labels
@@ -97,11 +119,34 @@ def evaluate(
         right = {name: answer == truth for name, answer in answers.items()}
         sampled = {}
         if accelerator.num_processes == 1:  # of several each has a share of the rows
-            again = batches_once(dataset, accelerator, batch_size=batch_size)
-            found = measure_worth(classifier.eval(), again, accelerator, console, exact=emap_exact)
+            found = measure_worth(classifier.eval(), batches(), accelerator, console, exact=emap_exact)
             sampled = {name: found[name].argmax(dim=1) == found["labels"] for name in found if name != "labels"}
         report["worth"] = worth_report(right, sampled)
+    if picture is not None and accelerator.is_main_process:
+        draw_coverage(scored(kept, classifier.config), _thresholds(classifier.config), picture)
+        say(f"accuracy by coverage: {picture}")
     return report
+
+
+def scored(kept: dict[str, Tensor], config: DiptychConfig) -> dict[str, tuple[Tensor, Tensor]]:
+    """Calibrated scores and labels by modality, of what `collect` gave `each_half`: of rows that have what it takes."""
+    image, text = kept["present"].unbind(dim=1)
+    views = {"both": ("both", image & text), "text": ("text_only", text), "image": ("image_only", image)}
+    found = {}
+    for number, name in enumerate(MODALITIES):
+        view, rows = views[name]
+        logits = kept[view][rows]
+        found[name] = scores(logits, config, torch.full((len(logits),), number)), kept["labels"][rows]
+    return found
+
+
+def _thresholds(config: DiptychConfig) -> dict[str, dict[float, float]]:
+    """By modality, the scores from which on a calibrated model keeps `PROMISES`."""
+    found: dict[str, dict[float, float]] = {name: {} for name in MODALITIES}
+    for name, precision in product(MODALITIES, PROMISES):
+        with contextlib.suppress(ValueError):  # it is not calibrated, or on too few rows
+            found[name][precision] = precision_threshold(config, name, precision)
+    return found
 
 
 def trained_on(model: Any, dataset: PairDataset) -> int | None:

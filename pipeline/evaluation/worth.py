@@ -118,7 +118,8 @@ def _logits(model: DiptychModel, image: Tokens, text: Tokens, images: Tensor, te
     for some, others in zip(images.split(_BATCH), texts.split(_BATCH), strict=True):
         words = _of(text, others)
         longest = int(words.mask.sum(1).max())  # no padding that no row of the batch needs
-        words = replace(words, states=words.states[:, :longest], mask=words.mask[:, :longest])
+        ids = None if words.ids is None else words.ids[:, :longest]
+        words = replace(words, states=words.states[:, :longest], mask=words.mask[:, :longest], ids=ids)
         logits = model.fuse(_of(image, some), words).logits
         parts.append(logits.float().cpu() if logits is not None else torch.empty(0))
     return torch.cat(parts)

@@ -28,6 +28,9 @@ ON_BAD_ROW = ("mask", "skip", "error")
 SET_SCORES = ("least-ambiguous", "adaptive")
 """How conformal sets are built: as small as they can be on the whole, or larger where a row is harder."""
 
+MISSING_TYPES = ("text", "image", "both")
+"""Which modality rows lack where evaluation takes one away."""
+
 
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """See that `value` is one of `choices`.

@@ -6,9 +6,14 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import field, fields
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .choices import require_choice
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def option(
@@ -65,6 +70,11 @@ def check_options(options: Any) -> None:
             raise ValueError(
                 f"{spec.name} is {value}; it must be {' and '.join(f'{how} {limit}' for how, limit in limits.items())}"
             )
+
+
+def take_options(kind: type[T], options: dict[str, Any]) -> T:
+    """A `kind` of those options that are its fields, which are taken out."""
+    return kind(**{spec.name: options.pop(spec.name) for spec in fields(kind) if spec.name in options})
 
 
 def unknown_option(name: str, known: Iterable[str]) -> ValueError:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evaluation.calibration import calibrate, calibration_metrics, draw_reliability
+from ..evaluation.calibration import calibrate, calibration_metrics
+from ..evaluation.drawing import TITLES, draw_reliability
 from ..evaluation.evaluate import collect
 from ..loading.loader import Batches
 from ..model.calibration import MODALITIES
@@ -18,7 +19,6 @@ from ..model.scores import scores
 from .loop import Fit
 from .objective import ENOUGH_TO_CALIBRATE, chooses_epoch
 
-_TITLES = {"both": "image and text", "text": "text only", "image": "image only"}
 _VIEWS = {"both": "both", "text": "text_only", "image": "image_only"}
 
 
@@ -73,7 +73,7 @@ def calibrate_run(fit: Fit, batches: Batches, *, seed: int, rows: int) -> dict[s
         changes = (
             f"{key.upper()} {values['before'][key]:.3f} -> {values['after'][key]:.3f}" for key in values["after"]
         )
-        fit.console.print(f"  {_TITLES[name]:15}{values['rows']:6} rows  {'  '.join(changes)}")
+        fit.console.print(f"  {TITLES[name]:15}{values['rows']:6} rows  {'  '.join(changes)}")
     return report
 
 

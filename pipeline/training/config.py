@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from ..data.options import Reading
 from ..runtime.choices import (
@@ -19,12 +19,7 @@ from ..runtime.choices import (
     PRECISIONS,
     RECIPES,
 )
-from ..runtime.options import check_options, option, unknown_option
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
+from ..runtime.options import check_options, option, take_options, unknown_option
 
 RENAMED = {
     "accumulate": "gradient_accumulation_steps",
@@ -293,14 +288,9 @@ def read_options(options: Mapping[str, Any]) -> tuple[TrainConfig, BuildOptions,
             options.setdefault(new, options.pop(old))
     if options.get("image_weights") == "random":  # frozen, they would never learn
         options.setdefault("unfreeze_image", None)
-    config = _take(TrainConfig, options)
-    build, data = _take(BuildOptions, options), _take(DataOptions, options)
+    config = take_options(TrainConfig, options)
+    build, data = take_options(BuildOptions, options), take_options(DataOptions, options)
     if options:
         known = [spec.name for kind in (TrainConfig, BuildOptions, DataOptions) for spec in fields(kind)]
         raise unknown_option(next(iter(options)), known)
     return config, build, data
-
-
-def _take(kind: type[T], options: dict[str, Any]) -> T:
-    """A `kind` of those options that are its fields, which are taken out."""
-    return kind(**{spec.name: options.pop(spec.name) for spec in fields(kind) if spec.name in options})

@@ -47,7 +47,7 @@ OPTIONS = {
         + READING.replace("--label-column", "")
     ),
     "train": "--overwrite --fusion " + SHARED + READING,
-    "evaluate": "--batch-size --by-class --emap-exact --split" + READING,
+    "evaluate": "--batch-size --by-class --emap-exact --missing --missing-seed --missing-type --out --split" + READING,
     "check": "--max-length --out --overwrite --split --text-encoder" + READING,
     "rank": "--batch-size --data --image --images --split --text --texts --top " + READING,
     "tune": "--fusions --trials " + SHARED + READING,

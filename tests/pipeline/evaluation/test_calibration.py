@@ -11,11 +11,9 @@ from diptych.pipeline.evaluation.calibration import (
     MOST_ROWS,
     calibrate,
     calibration_metrics,
-    draw_reliability,
     expected_calibration_error,
     fit_temperature,
 )
-from PIL import Image
 from sklearn.metrics import brier_score_loss, log_loss
 
 from ..model.test_calibration import CLASSES, drawn
@@ -79,13 +77,3 @@ def test_few_rows_are_left_alone_and_of_many_some_are_kept():
     assert list(found) == ["both"]
     assert found["both"]["rows"] == MOST_ROWS + 500
     assert {len(found["both"][key]) for key in ("score", "right", "adaptive", "least-ambiguous")} == {MOST_ROWS}
-
-
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_a_diagram_is_drawn(tmp_path, multi_label):
-    logits, labels = drawn(300, seed=0)
-    truth = torch.nn.functional.one_hot(labels, CLASSES) if multi_label else labels
-    pair = (logits * 3).softmax(1), logits.softmax(1)
-    draw_reliability({"both": pair, "image": pair}, {"both": truth, "image": truth}, tmp_path / "r.png")
-    with Image.open(tmp_path / "r.png") as image:
-        assert image.size[0] > image.size[1]

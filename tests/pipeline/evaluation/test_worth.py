@@ -13,6 +13,7 @@ from diptych.pipeline.cli.evaluate import evaluation_text
 from diptych.pipeline.demo.scenes import SHIPPED_MODEL, make_scenes
 from diptych.pipeline.evaluation import worth as module
 from diptych.pipeline.evaluation.worth import by_class, measure_worth, paired, wilson, worth_report
+from diptych.pipeline.model.folder import save_model
 from diptych.pipeline.model.model import DiptychOutput
 from torch import nn
 
@@ -75,6 +76,14 @@ def test_nobody_keeps_its_own_image_and_a_seed_chooses():
     other, *_ = measured(lambda i, t: i, rows=50, seed=1)
     assert torch.equal(found["swapped"], again["swapped"])
     assert not torch.equal(found["swapped"], other["swapped"])
+
+
+def test_texts_of_any_length_meet_every_image(tiny, pairs, tmp_path):
+    words = ["a", "a red", "a red shirt left", "blue shoe right a red shirt"]
+    rows = [{"image": pairs[n]["image"], "text": words[n % 4], "label": ("no", "yes")[n % 2]} for n in range(12)]
+    save_model(*tiny, tmp_path)
+    found = evaluate(tmp_path, rows, quiet=True)["worth"]
+    assert found["sampled_rows"] == 12
 
 
 def test_of_many_rows_some_are_taken(monkeypatch):

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..data.labels import labels_in, one_label
 from ..data.read import narrow
-from ..data.rows import STATUSES, Columns, read_pair
+from ..data.rows import STATUSES, Columns, not_tokenized, read_pair, with_problem
 from ..data.tables import Table
 
 NOT_BAD = ("ok", "text_truncated")
@@ -69,7 +69,12 @@ def scan(
     with closing(_look_at_all(rows, columns, table)) as found:
         for seen in progress(found):
             words = seen.words or ""
-            length = len(words.split()) if count_tokens is None else count_tokens(words) if words else 0
+            try:
+                length = len(words.split()) if count_tokens is None else count_tokens(words) if words else 0
+            except Exception as error:
+                none_left = seen.image == 0
+                worst, reason = with_problem(seen.status, seen.reason, not_tokenized(error), none_left=none_left)
+                seen, length = seen._replace(status=worst, reason=reason, words=None), 0
             label = label_code(seen.label, feature, vocabulary, multi_label=multi_label)
             status, cut = _STATUSES[seen.status], "truncated" in seen.reason  # as Pillow calls it
             numbers = (seen.image, text_hash(seen.words), *seen.size, length, label, status, cut)

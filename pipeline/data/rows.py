@@ -13,7 +13,7 @@ from PIL import Image
 
 from .image_source import BadImage
 from .images import read_image
-from .values import is_nothing
+from .values import first_line, is_nothing
 
 STATUSES = {
     "row_unreadable": "the row itself cannot be read: a broken line of a file, or no row at all",
@@ -140,6 +140,17 @@ def worst_status(problems: Sequence[tuple[str, str]], *, none_left: bool) -> str
 def all_reasons(problems: Sequence[tuple[str, str]]) -> str:
     """What is wrong, in words, the most severe first; empty if nothing is."""
     return "; ".join(reason for _, reason in sorted(problems, key=lambda problem: _SEVERITY[problem[0]]))
+
+
+def with_problem(status: str, reason: str, problem: tuple[str, str], *, none_left: bool) -> tuple[str, str]:
+    """Status and reason of a row that has one more problem."""
+    problems = [problem] if status == "ok" else [(status, reason), problem]
+    return worst_status(problems, none_left=none_left), all_reasons(problems)
+
+
+def not_tokenized(error: Exception) -> tuple[str, str]:
+    """The status and reason of a text on which a tokenizer fails."""
+    return "text_unreadable", f"the text cannot be tokenized: {first_line(error)}"
 
 
 class UnreadableRow(dict[str, Any]):

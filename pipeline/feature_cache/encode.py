@@ -251,12 +251,13 @@ def _text_items(
             unreadable = ("row_unreadable", values.reason) if isinstance(values, UnreadableRow) else None
             read.append((None, unreadable) if unreadable else read_text(of.columns.text_of(values)))
         texts = [text for text, _ in read if text is not None]
-        pieces = iter(processor.word_pieces(texts))
+        pieces = iter(processor.pieces_or_problems(texts))
         for row, (text, problem) in zip(here, read, strict=True):
-            if text is None:
-                yield _Found(part, row, b"", 0, None if of.columns.text is None else problem)
+            found = None if text is None else next(pieces)
+            if found is None or len(found) == 2:
+                yield _Found(part, row, b"", 0, None if of.columns.text is None else found or problem)
             else:
-                ids = np.array(next(pieces), dtype=np.int32).tobytes()
+                ids = np.array(found[0], dtype=np.int32).tobytes()
                 tokens = 1 if pool else len(ids) // 4
                 yield _Found(part, row, item_id(ids), tokens, None, ids)
 

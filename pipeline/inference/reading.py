@@ -15,7 +15,6 @@ from torch import Tensor
 from ..data.image_source import BadImage, find_image, open_file
 from ..data.images import image_errors, read_image
 from ..data.rows import Columns, UnreadableRow, all_reasons, read_text, worst_status
-from ..data.values import first_line
 from ..model.processor import DiptychProcessor
 from .encoding import InferenceEncoders, RecentFeatures
 
@@ -113,8 +112,13 @@ class Reader:
         rows = [self._read_text(number, row) for number, row in window]
         with_text = [row for row in rows if row.text is not None]
         limit = self.processor.max_length
-        for row, (pieces, length, cut) in zip(with_text, self._pieces(with_text), strict=True):
-            row.pieces = pieces
+        found = self.processor.pieces_or_problems([str(row.text) for row in with_text])
+        for row, here in zip(with_text, found, strict=True):
+            if len(here) == 2:
+                row.text = None
+                row.problems.append(here)
+                continue
+            row.pieces, length, cut = here
             if cut or length > limit:
                 count = f"{'at least ' if cut else ''}{length} word pieces"
                 reason = f"the text has {count}, of which the first {min(length, limit)} are read"
@@ -145,19 +149,6 @@ class Reader:
         digest = _digest(image.tobytes()) if digest is None else digest
         row.picture = Picture(digest, torch.from_numpy(np.array(image)), None, generation)
         return row
-
-    def _pieces(self, rows: list[Row]) -> list[tuple[list[int], int, bool]]:
-        """Of each text its word pieces, how many it has, and whether it was too long to count them all."""
-        try:
-            texts = [self.processor.beginning(str(row.text)) for row in rows]
-            cuts = [len(text) < len(str(row.text)) for text, row in zip(texts, rows, strict=True)]
-            return [(*found, cut) for found, cut in zip(self.processor.pieces(texts), cuts, strict=True)]
-        except Exception as error:  # of one text, which must not be that of all
-            if len(rows) > 1:
-                return [found for row in rows for found in self._pieces([row])]
-            rows[0].text = None
-            rows[0].problems.append(("text_unreadable", f"the text cannot be tokenized: {first_line(error)}"))
-            return [([], 0, False)]
 
     def _read_text(self, number: int, row: Mapping[str, Any]) -> Row:
         if isinstance(row, UnreadableRow):

@@ -112,6 +112,13 @@ class PairDataset(Dataset[Example]):
                     pixel_values = self.processor.image_processor.normalize(self._prepare(pair.image, epoch, row))
             except BadImage as error:
                 pair = replace(pair, image=None, problems=(*pair.problems, (error.status, str(error))))
+        pieces: list[int] | None = None
+        if self.ids and text is None and pair.text is not None:
+            (found,) = self.processor.pieces_or_problems([pair.text])
+            if len(found) == 2:
+                pair = replace(pair, text=None, problems=(*pair.problems, found))
+            else:
+                pieces = found[0]
         problems = [*pair.problems, *(half.problems[row] for half in (image, text) if half and row in half.problems)]
         status, reason = "ok", ""
         if problems:
@@ -124,7 +131,7 @@ class PairDataset(Dataset[Example]):
         if self.ids:
             ids = (
                 image_id(pair.image) if image is None else image.ids[row],
-                pieces_id(self._pieces(pair.text)) if text is None else text.ids[row],
+                pieces_id(pieces) if text is None else text.ids[row],
             )
         return Example(row, pixel_values, pair.text, label, status, reason, *ids)
 
@@ -137,9 +144,6 @@ class PairDataset(Dataset[Example]):
         enough = None if self.ids else self.processor.image_processor.needed_size
         values, folder = self.table.rows[row], self.table.folder
         return read_pair(row, values, self.columns, folder, at_least=enough, image=not no_image, text=not no_text)
-
-    def _pieces(self, text: str | None) -> list[int] | None:
-        return None if text is None else self.processor.word_pieces([text])[0]
 
     def _prepare(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
         if self.augmentation is None or epoch < self.augment_from:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..data.rows import with_problem
 from ..model.processor import DiptychProcessor
 from ..runtime.seeds import draw_seed
 from ..runtime.signals import SIGNALS
@@ -104,7 +105,11 @@ class Collate:
         if self.text_features is not None:
             batch |= self.text_features.batch(rows)
         else:
-            batch |= self.processor.tokenize([e.text for e in examples])
+            try:
+                batch |= self.processor.tokenize([e.text for e in examples])
+            except Exception:
+                examples = self._tokenized(examples)
+                batch |= self.processor.tokenize([e.text for e in examples])
         for name in ("label", "image_id", "text_id"):
             numbers = [getattr(e, name) for e in examples]
             if None not in numbers:
@@ -112,6 +117,17 @@ class Collate:
         batch["rows"] = rows
         batch["problems"] = [(e.row, e.status, e.reason) for e in examples if e.status != "ok"]
         return batch
+
+    def _tokenized(self, examples: list[Example]) -> list[Example]:
+        """The same, those without a text on whose text the tokenizer fails: their status says so."""
+        found = self.processor.pieces_or_problems([e.text or "" for e in examples])
+        return [self._without_text(e, here) if len(here) == 2 else e for e, here in zip(examples, found, strict=True)]
+
+    def _without_text(self, example: Example, problem: tuple[str, str]) -> Example:
+        images = self.image_features
+        lost = example.pixel_values is None if images is None else example.row in images.problems
+        status, reason = with_problem(example.status, example.reason, problem, none_left=lost)
+        return replace(example, text=None, status=status, reason=reason)
 
 
 class Batches:

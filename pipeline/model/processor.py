@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
+from ..data.rows import not_tokenized
 from ..runtime.locks import fork_safe_lock
 from .config import DiptychConfig
 from .image_processor import DiptychImageProcessor
@@ -95,6 +96,17 @@ class DiptychProcessor(ProcessorMixin):
     def word_pieces(self, text: Sequence[str]) -> list[list[int]]:
         """Ids of each text's word pieces, cut to `max_length`."""
         return [ids for ids, _ in self.pieces([self.beginning(sentence) for sentence in text])]
+
+    def pieces_or_problems(self, text: Sequence[str]) -> list[tuple[list[int], int, bool] | tuple[str, str]]:
+        """Of each text what `pieces` gives, and whether it was too long to count them all; or a status and a reason."""
+        try:
+            read = [self.beginning(sentence) for sentence in text]
+            cuts = [len(start) < len(sentence) for start, sentence in zip(read, text, strict=True)]
+            return [(*found, cut) for found, cut in zip(self.pieces(read), cuts, strict=True)]
+        except Exception as error:  # of one text, which must not be that of all
+            if len(text) > 1:
+                return [one for sentence in text for one in self.pieces_or_problems([sentence])]
+            return [not_tokenized(error)]
 
     def pieces(self, text: Sequence[str]) -> list[tuple[list[int], int]]:
         """Ids of each text's word pieces, cut to `max_length`, and how many there were before.

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..data.csv_rows import CsvRows
 from ..data.options import Reading
-from ..data.read import require_some, settle
+from ..data.read import nothing_used, require_some, settle
 from ..data.rows import STATUSES, BadRow, Columns
 from ..data.splits import pick_split
 from ..data.tables import Table, load_tables, read_json_lines, readable
@@ -130,9 +130,6 @@ def classify_table(
         others |= {"split": split, "fast path": fast and str(fast), "--part-rows": part_rows}
         with contextlib.closing(parts):
             counts = _into_parts(job, parts, team, begin, partial(states_of, data), say=aloud, quiet=quiet)
-    columns, lost = job.columns, {"image_missing", "both_missing"}
-    if counts and columns.image is not None and set(counts) <= lost:  # of a stream, into which nobody looks ahead
-        say(f"warning: no row had an image in {columns.image!r}, so that texts alone told the labels")
     by_status = {status: counts[status] for status in reversed(STATUSES) if counts[status] or status == "ok"}
     shown = ", ".join(f"{count} {status}" for status, count in by_status.items())
     say(f"{sum(counts.values())} rows: {shown}; {out}")
@@ -196,17 +193,20 @@ def _write_rows(job: _Job, file: Path | str, name: str, signals: StopSignals, *,
         ValueError: There are none, or they cannot be read or written.
         Interrupted: A signal came.
     """
-    counts: Counter[str] = Counter()
+    counts, firsts = Counter[str](), dict[str, str]()
     with RowWriter(file, name=name, **job.writing(".jsonl" if name == "-" else Path(name).suffix)) as writer:
         rows = job.predictions(readable(job.table.rows, job.table.name))
         try:
             for row in tqdm(signals.between(rows), desc="classify", unit="row", disable=True if quiet else None):
                 writer.write(row)
                 counts[row["status"]] += 1
+                firsts.setdefault(row["status"], f"row {row['row']}: {row['reason']}")
         except BadRow as error:
             raise BadRow(f"{job.table.name}, {error}") from error
     if not counts:
         raise ValueError(f"{job.table.name} is empty: there are no rows in it")
+    if nothing := nothing_used(job.table, job.columns, firsts):  # of a stream, into which nobody looked so far ahead
+        raise nothing
     return counts
 
 
@@ -238,6 +238,9 @@ def _into_parts(
             if not rows:
                 raise ValueError(f"{job.table.name} is empty: there are no rows in it")
             counts = parts.all_counts(rows)
+            reasons = dict.fromkeys(counts, f"the reason of each is in {parts.folder}")
+            if nothing := nothing_used(job.table, job.columns, reasons):
+                raise nothing
             if states() != before:
                 raise ValueError(f"{job.table.name} was changed while it was read: begin anew, with --overwrite")
             check(now=True)
@@ -308,7 +311,7 @@ def _open(
         image, text = reading.image_column or "image", reading.text_column or "text"
         columns = Columns(None if reading.text_only else image, None if reading.image_only else text)
         say(f"columns: {columns}")
-    if table.rows.by_number:
+    if not _is_stream(data):  # who sends the next row may wait for an answer
         require_some(table, columns)
     return table, columns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import datasets
@@ -86,6 +86,13 @@ class PassingRows(Rows):
             raise ValueError(f"{name} is empty: there are no rows in it")
         if not self.again:
             self.rows = chain(self._ahead, passing)
+
+    def peek(self, most: int) -> list[Any]:
+        """The first rows, at most so many, of those that can be read once; they are held and come again."""
+        passing = iter(self.rows)
+        first = list(map(plain, islice(passing, most)))
+        self.rows = chain(first, passing)
+        return first
 
     def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..runtime.files import user_path
 from .columns import find_columns
-from .dataset_rows import FetchedRows
+from .dataset_rows import FetchedRows, PassingRows
 from .image_source import BadImage, find_image
 from .options import OptionNeeded, Reading
 from .rows import Columns, UnreadableRow, read_pair
@@ -20,6 +20,8 @@ from .tables import IMAGE_SUFFIXES, Table, load_tables
 
 _SAMPLE = 20
 """Image names that are looked for in folders."""
+_PEEK = 100
+"""Rows that are looked at, of those that can be read once."""
 
 
 @dataclass(frozen=True)
@@ -143,28 +145,47 @@ def has_column(table: Table, name: str) -> bool:
 def require_some(table: Table, columns: Columns) -> None:
     """See that at least one row has an image that can be used, and one a text.
 
+    Of rows that can be read once the first are looked at, and held; if there are more, `nothing_used` tells in the end.
+
     Raises:
         ValueError: None has; the message says where was looked.
     """
     missing = [name for name in ("image", "text") if getattr(columns, name) is not None]
     reasons: dict[str, str] = {}
-    if not table.rows.again:  # looking would take the rows from their reader
-        return
-    for number, row in enumerate(table.rows):
+    rows = table.rows
+    for number, row in enumerate(rows.peek(_PEEK) if isinstance(rows, PassingRows) and not rows.again else rows):
         half = {name: name in missing for name in ("image", "text")}
         pair = read_pair(number, row, columns, table.folder, at_least=(1, 1), **half)
         missing = [name for name in missing if getattr(pair, name) is None]
-        if not missing:
+        if not missing or (number + 1 == _PEEK and not rows.again):
             return
         for status, reason in pair.problems:
             reasons.setdefault("image" if status.startswith("image") else "text", f"row {number}: {reason}")
-    name = missing[0]
+    raise _none_has(table, columns, missing[0], reasons.get(missing[0], "there are no rows"))
+
+
+def nothing_used(table: Table, columns: Columns, firsts: Mapping[str, str]) -> ValueError | None:
+    """What to say of rows of which none had an image that could be used, or none a text; None if some had.
+
+    Args:
+        table: Where they are from.
+        columns: Which were read.
+        firsts: Of each status of theirs a reason.
+    """
+    for name in ("image", "text"):
+        without = [s for s in firsts if s == "both_missing" or (s.startswith(f"{name}_") and s != "text_truncated")]
+        if getattr(columns, name) is not None and without and {*firsts} <= {*without, "row_unreadable"}:
+            return _none_has(table, columns, name, firsts[without[0]])
+    return None
+
+
+def _none_has(table: Table, columns: Columns, name: str, reason: str) -> ValueError:
     other = {"image": "text", "text": "image"}[name]
     folder = " or the folder with --image-folder," if name == "image" else ""
-    raise ValueError(
+    return ValueError(
         f"{table.name}: no row has {'an image' if name == 'image' else 'a text'} that can be used in "
-        f"{getattr(columns, name)!r} ({reasons.get(name, 'there are no rows')}): name the column with "
-        f"--{name}-column,{folder} or give --{other}-only to do without"
+        f"{getattr(columns, name)!r} ({reason}): name the column with --{name}-column,{folder} or give --{other}-only "
+        "to do without"
     )
 
 

@@ -152,8 +152,7 @@ class ImageTextClassifier:
         if streaming or len(data):
             (table,) = load_tables(data, streaming=streaming).values()
             columns, table = settle(table, reading, need_label=False, known=self.model.config.columns)
-            if not streaming:
-                require_some(table, columns)
+            require_some(table, columns)
             rows = self.table_stream(table, columns, options, prompt=streaming)
         if streaming:
             return rows

@@ -118,13 +118,61 @@ def stream(monkeypatch, *lines: bytes):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines))))
 
 
-def test_a_broken_line_of_a_stream_keeps_its_place(run, monkeypatch):
-    stream(monkeypatch, b"{", b'{"text": "a", "id": 1}', b"\xff\xfe", b'{"text": "b", "id": 2}', b"[1]")
+def test_a_broken_line_of_a_stream_keeps_its_place(run, monkeypatch, tmp_path):
+    whole = json.dumps({"image": str(tmp_path / "red.png"), "text": "c", "id": 3}).encode()
+    stream(monkeypatch, b"{", b'{"text": "a", "id": 1}', b"\xff\xfe", b'{"text": "b", "id": 2}', b"[1]", whole)
     _, rows, counts = run("-")
-    assert [row["status"] for row in rows] == ["row_unreadable", "image_missing"] * 2 + ["row_unreadable"]
-    assert [row["id"] for row in rows] == ["", "1", "", "2", ""]
+    assert [row["status"] for row in rows] == ["row_unreadable", "image_missing"] * 2 + ["row_unreadable", "ok"]
+    assert [row["id"] for row in rows] == ["", "1", "", "2", "", "3"]
     assert rows[2]["reason"].startswith("line 3 of standard input is no JSON: 'utf-8' codec")
-    assert counts == {"ok": 0, "image_missing": 2, "row_unreadable": 3}
+    assert counts == {"ok": 1, "image_missing": 2, "row_unreadable": 3}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"text": "a"}, r"no row has an image that can be used in 'image' \(row 0: there is no image\)"),
+        ({"image": "gone.png", "text": "a"}, r"no row has an image .* in 'image' \(row 0: gone.png does not exist\)"),
+        ({"image": "junk", "text": " "}, r"no row has an image .*give --text-only"),
+        ({"image": "red.png", "text": None}, r"no row has a text .*\(row 0: there is no text\).*give --image-only"),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 150])
+def test_standard_input_without_any_image_or_text_stops_in_the_end(row, reason, rows, run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    stream(monkeypatch, *[json.dumps(row).encode()] * rows, b"{")
+    with pytest.raises(ValueError, match=rf"standard input: {reason}.*the rows before it are in .*out\.partial\.csv"):
+        run("-")
+    assert not (tmp_path / "out.csv").exists()
+    assert len((tmp_path / "out.partial.csv").read_text().splitlines()) == rows + 2, "all rows have their status"
+
+
+def test_parts_of_rows_that_pass_by_without_any_image_stop_in_the_end(tiny, tmp_path):
+    save_model(*tiny, tmp_path / "model")
+    rows = ({"image": None, "text": "a"} for _ in range(120))
+    with pytest.raises(ValueError, match=r"^data: no row has an image .* reason of each is in .*out\)"):
+        classify_table(
+            rows, str(tmp_path / "out/"), model=tmp_path / "model", part_rows=50, quiet=True, say=lambda _: None
+        )
+
+
+@pytest.mark.parametrize("rows", [1, 99, 100, 101, 150])
+@pytest.mark.parametrize("missing", ["image", "text"])
+def test_rows_that_pass_by_without_any_image_or_text_stop_the_run(rows, missing, tiny, tmp_path):
+    save_model(*tiny, tmp_path / "model")
+    row = {"image": picture("red"), "text": "a red shirt"} | {missing: None}
+    out = tmp_path / "out.jsonl"
+
+    def classify(rows):
+        return classify_table(rows, str(out), model=tmp_path / "model", quiet=True, say=lambda _: None)
+
+    with pytest.raises(ValueError, match=f"^data: no row has an? {missing} that can be used in {missing!r} .row 0"):
+        classify(dict(row) for _ in range(rows))
+    assert not out.exists()
+    assert (tmp_path / "out.partial.jsonl").exists() is (rows >= 100), "the first hundred are looked at beforehand"
+    last = {"image": picture("blue"), "text": "a blue shirt"}
+    assert classify(iter([*[dict(row)] * rows, last])) == {"ok": 1, f"{missing}_missing": rows}
+    assert [json.loads(line)["row"] for line in out.read_text().splitlines()] == list(range(rows + 1))
 
 
 def test_a_stream_of_broken_lines_is_a_row_for_each(run, monkeypatch):

@@ -160,11 +160,17 @@ def test_the_data_is_never_written_over(model, table):
     assert table.read_text() == before
 
 
-def test_a_stream_whose_first_row_lacks_a_half(model):
+def test_a_stream_whose_first_row_lacks_a_half(model, table):
     lines = '{"text": "a red shirt"}\n\n{"image": "nope.png", "text": "a", "id": 7}\n'
+    stopped = diptych("classify", "--data", "-", "--model", model, "--quiet", input=lines, code=1)
+    assert "standard input: no row has an image that can be used in 'image' (row 0: there is no im" in stopped.stderr
+    assert len(stopped.stdout.splitlines()) == 2, "each was answered as it came"
+    lines += json.dumps({"image": str(table.parent / "0.png"), "text": "a"})
     found = diptych("classify", "--data", "-", "--model", model, "--quiet", input=lines).stdout.splitlines()
     rows = [json.loads(line) for line in found]
-    assert [(row["status"], row.get("id")) for row in rows] == [("image_missing", None), ("image_missing", 7)]
+    assert [(row["status"], row.get("id")) for row in rows] == [
+        *(("image_missing", None), ("image_missing", 7), ("ok", None)),
+    ]
 
 
 def test_stopping_at_a_bad_row_keeps_the_results_so_far(model, table, tmp_path):

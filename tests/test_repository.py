@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "batch_inference": {"runtime", "data", "model", "inference"},
     "training": {"runtime", "data", "model", "check", "feature_cache", "loading", "evaluation", "encoders"},
     "tuning": {"runtime", "data", "model", "loading", "training", "encoders"},
-    "explain": {"data", "model", "encoders", "fusion"},
+    "explain": {"runtime", "data", "model", "encoders", "fusion"},
     "demo": {"runtime", "evaluation", "inference", "training"},
     "cli": {
         *("runtime", "data", "model", "check", "feature_cache", "inference", "evaluation", "batch_inference"),

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.options import Reading
 from .command import command, option
 from .options import Split
 from .terminal import Show
 
 
-@command()
+@command(Reading, without=["label_column"])
 def explain(
     show: Show,
     model: Annotated[str, typer.Argument(help="A run's folder, a model's folder or a Hub id.")],
@@ -30,12 +31,17 @@ def explain(
     faithfulness: Annotated[
         str | None, option("Compare all methods on the first 300 rows of this table.", panel="Data")
     ] = None,
+    overwrite: Annotated[
+        bool, option("Replace the files of an earlier explanation in --out.", "--overwrite", panel="Output")
+    ] = False,
+    **reading: Any,
 ) -> None:
     """Explain a prediction: the places and words that speak for it."""
     from ..explain.explain import explain as explain_pair
     from ..explain.many import compare_methods, comparison_text, explain_rows, parse_rows
-    from ..explain.page import save_explanation
+    from ..explain.page import places_of, save_explanation
     from ..model.folder import load_model
+    from ..runtime.outputs import see_that_it_is_new
 
     if faithfulness is None and out is None:
         raise ValueError("give --out, the folder for the page and the picture")
@@ -43,18 +49,26 @@ def explain(
         raise ValueError("an image or a text and a table were given: explain one pair, or rows of --data")
     if rows is not None and data is None:
         raise ValueError("--rows goes with --data: it says which rows of the table to explain")
+    if reading and data is None and faithfulness is None:
+        raise ValueError(f"--{next(iter(reading)).replace('_', '-')} goes with --data: it says how a table is read")
+    if data is None and faithfulness is None and not overwrite:  # before anything is computed
+        for place in places_of(str(out)):
+            see_that_it_is_new(place)
     network, processor = load_model(model)
     if faithfulness is not None:
-        compared = compare_methods(network, processor, faithfulness, split=split, quiet=show.quiet)
+        compared = compare_methods(
+            network, processor, faithfulness, split=split, quiet=show.quiet, say=show.remark, **reading
+        )
         show.result(compared, comparison_text)
     elif data is not None:
         numbers = parse_rows(rows)
         options: dict[str, Any] = {"rows": numbers, "split": split, "against": against, "method": method}
+        options |= {"overwrite": overwrite, "say": show.remark, **reading}
         records = explain_rows(network, processor, data, str(out), **options)
         show.result(records, lambda rows: f"{len(rows)} rows explained: {out}/index.html")
     else:
         explanation = explain_pair(network, processor, image=image or None, text=text, against=against, method=method)
-        page, picture = save_explanation(explanation, str(out))
+        page, picture = save_explanation(explanation, str(out), overwrite=overwrite)
         show.result(explanation.to_dict(), summary)
         show.remark(f"{page} and {picture}")
 

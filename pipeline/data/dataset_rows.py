@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -16,6 +17,10 @@ from .rows import UnreadableRow
 from .values import first_line
 
 _CHUNK = 64
+_LONGEST = 1000
+"""Characters of a path: what is longer is none."""
+_ADDRESS = re.compile(r"[/\\~]|[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+"""How a path begins that is not relative."""
 
 
 class DatasetRows(Rows):
@@ -118,18 +123,21 @@ class FetchedRows(Rows):
 
     Args:
         rows: The rows, with addresses in place of images.
-        images: Columns of images; those that are declared as such if not given.
-        base: Where relative paths start, `hf://datasets/NAME`; empty if they are left as they are.
+        images: Columns of images, each with what its relative paths begin and end with, `hf://datasets/NAME/` and
+            `.jpg`; those that are declared as images, and have whole addresses, if not given.
+        base: The address of the repository, if relative paths are of files there.
     """
 
-    def __init__(self, rows: Rows, images: Sequence[str] | None = None, *, base: str = "") -> None:
+    def __init__(self, rows: Rows, images: Mapping[str, tuple[str, str]] | None = None, *, base: str = "") -> None:
         declared = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-        self.rows, self._base, self._images = rows, base, declared if images is None else images
+        self.rows, self.base = rows, base
+        self._images = dict.fromkeys(declared, (base, "")) if images is None else images
         self.features, self.again, self.by_number = rows.features, rows.again, rows.by_number
 
-    def fetching(self, image: str) -> FetchedRows:
-        """The same rows, the paths of one more column fetched as well."""
-        return FetchedRows(self.rows, [*self._images, image], base=self._base) if self._base else self
+    def fetching(self, image: str, folder: str = "", suffix: str = "") -> FetchedRows:
+        """The same rows, the relative paths of a column fetched as well, from a folder of the repository."""
+        start = "/".join(part for part in (self.base, folder.strip("/")) if part)
+        return FetchedRows(self.rows, {**self._images, image: (start, suffix)}, base=self.base)
 
     @property
     def ahead(self) -> list[Any]:
@@ -153,20 +161,22 @@ class FetchedRows(Rows):
     def select(self, names: Iterable[str]) -> Rows:
         """As of `Rows`."""
         names = list(names)
-        images = [name for name in self._images if name in names]
-        return FetchedRows(self.rows.select(names), images, base=self._base)
+        images = {name: how for name, how in self._images.items() if name in names}
+        return FetchedRows(self.rows.select(names), images, base=self.base)
 
     def _whole(self, row: Any) -> Any:
         if isinstance(row, UnreadableRow):
             return row
-        return row | {name: _fetched(row.get(name), self._base) for name in self._images}
+        return row | {name: _fetched(row.get(name), *how) for name, how in self._images.items()}
 
 
-def _fetched(image: Any, base: str) -> Any:
+def _fetched(image: Any, base: str, suffix: str) -> Any:
     """An image with the bytes of its file on the Hub, or a `BadImage`; any other as it is, whatever its address."""
     path = image.get("path") if isinstance(image, Mapping) and image.get("bytes") is None else image
-    if base and isinstance(path, str) and path and "://" not in path and not path.startswith(("/", "data:")):
-        path = f"{base}/{path}"
+    path = str(path) if isinstance(path, int) and not isinstance(path, bool) else path
+    if base and isinstance(path, str) and len(path) < _LONGEST and (name := path.strip()) and not _ADDRESS.match(name):
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+        path = f"{base}/{'/'.join(parts)}{suffix}"
     if not isinstance(path, str) or not path.split("::")[-1].startswith("hf://datasets/"):
         return image
     try:

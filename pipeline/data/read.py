@@ -124,9 +124,16 @@ def _placed(table: Table, columns: Columns, reading: Reading) -> Table:
     """A table with the folder where its images lie, or fetched where they lie on the Hub."""
     if columns.image is None or not has_column(table, columns.image):
         return table
-    if isinstance(table.rows, FetchedRows):
-        return replace(table, rows=table.rows.fetching(columns.image))
+    if _lie_on_the_hub(table, reading):
+        fetched = table.rows.fetching(columns.image, reading.image_folder or "", columns.suffix)
+        return replace(table, rows=fetched)
     return replace(table, folder=_find_photos(table, columns.image, reading).folder)
+
+
+def _lie_on_the_hub(table: Table, reading: Reading) -> bool:
+    """Whether relative paths are of files in the table's repository, in the folder that is named if any."""
+    here = reading.image_folder and user_path(reading.image_folder).is_dir()
+    return isinstance(table.rows, FetchedRows) and bool(table.rows.base) and not here
 
 
 def narrow(table: Table, columns: Columns) -> Table:
@@ -214,6 +221,8 @@ def _find_photos(table: Table, column: str, reading: Reading) -> _Photos:
         ValueError: There is no folder of that name, or several hold such files.
     """
     folder, suffix = table.folder, reading.image_suffix or ""
+    if _lie_on_the_hub(table, reading):
+        return _Photos(folder, suffix)
     if reading.image_folder is not None:
         folder = user_path(reading.image_folder)
         if not folder.is_dir():

@@ -7,23 +7,26 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..data.columns import find_columns
+from ..data.options import Reading
+from ..data.read import read_data
 from ..data.rows import Pair as RowPair
 from ..data.rows import read_pair
 from ..data.splits import pick_split
-from ..data.tables import load_tables
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
+from ..runtime.files import user_path
+from ..runtime.outputs import see_that_it_is_new, write_whole
 from .explain import DEFAULT_METHOD, explain, make_pair
 from .faithfulness import curves
 from .methods import METHODS
-from .page import save_explanation
+from .page import places_of, save_explanation
 from .removal import log_odds
 
 FIRST_ROWS = 10
@@ -56,38 +59,60 @@ def explain_rows(
     split: str | None = None,
     against: str | None = None,
     method: str = DEFAULT_METHOD,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    **reading: Any,
 ) -> list[dict[str, Any]]:
     """Explain rows of a table: a page and a picture of each in `out`, `explanations.jsonl`, and a page with all.
 
-    A row that has neither a usable image nor a text gets no page: its status and reason say why.
+    A row that has neither a usable image nor a text gets no page: its status and reason say why. `reading` are fields
+    of `Reading`, such as `image_column`; columns are those of training where the data has them.
 
     Raises:
-        ValueError: The data cannot be read, or has no such row.
+        ValueError: The data cannot be read, or has no such row; or files of these names are there, and `overwrite` was
+            not given.
     """
-    folder = Path(out).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = user_path(out)
+    lines, index = folder / "explanations.jsonl", folder / "index.html"
+    pages = [place for row in rows for place in places_of(folder, _name(row))]
+    for place in () if overwrite else (lines, index, *pages):
+        see_that_it_is_new(place)
     records = []
-    for pair in read_rows(data, split, rows):
+    for pair in read_rows(model, data, rows, split=split, reading=Reading(**reading), say=say):
         record: dict[str, Any] = {"row": pair.row, "status": pair.status, "reason": pair.reason}
         if pair.image is not None or pair.text is not None:
             explanation = explain(model, processor, image=pair.image, text=pair.text, against=against, method=method)
-            page, _ = save_explanation(explanation, folder, name=f"row-{pair.row:05}")
+            page, _ = save_explanation(explanation, folder, name=_name(pair.row), overwrite=overwrite)
             record |= {"page": page.name, **explanation.to_dict()}
         records.append(record)
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    (folder / "explanations.jsonl").write_text(lines, encoding="utf-8")
-    (folder / "index.html").write_text(_index(records), encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    write_whole(lines, text.encode("utf-8", "replace"))
+    write_whole(index, _index(records).encode("utf-8", "replace"))
     return records
 
 
-def read_rows(data: Any, split: str | None, numbers: Sequence[int] | None) -> Iterator[RowPair]:
+def _name(row: int) -> str:
+    return f"row-{row:05}"
+
+
+def read_rows(
+    model: DiptychModel,
+    data: Any,
+    numbers: Sequence[int] | None,
+    *,
+    split: str | None,
+    reading: Reading,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[RowPair]:
     """The rows of these numbers, in the table's order; all of them without numbers.
 
     Raises:
         ValueError: The data cannot be read, or ends before one of them.
     """
-    table = pick_split(load_tables(data, streaming=True), split, default="test")
-    columns = find_columns(table, need_label=False)
+    pick, known = partial(pick_split, split=split, default="test"), model.config.columns
+    read = read_data(data, reading, pick=pick, need_label=False, streaming=True, known=known, say=say)
+    table, columns = read.table, read.columns
     wanted = None if numbers is None else set(numbers)
     count = 0
     for number, row in enumerate(table.rows):
@@ -110,12 +135,14 @@ def compare_methods(
     most: int = 300,
     seed: int = 0,
     quiet: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+    **reading: Any,
 ) -> dict[str, dict[str, Any]]:
     """Deletion, insertion and CPU time of each method over the first `most` rows that have both modalities.
 
     Deletion is the mean score of the predicted class while the first places and words are removed one after another
     (lower is better), insertion while only they are kept (higher is better); each compared with a random order of the
-    same sizes, row by row.
+    same sizes, row by row. `reading` as for `explain_rows`.
 
     Raises:
         ValueError: The data cannot be read, or no row has both modalities.
@@ -126,7 +153,7 @@ def compare_methods(
     results: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     done = 0
     with tqdm(desc="faithfulness", unit="row", total=most, disable=True if quiet else None) as bar:
-        for row in read_rows(data, split, None):
+        for row in read_rows(model, data, None, split=split, reading=Reading(**reading), say=say):
             if row.image is None or row.text is None:
                 continue
             pair, spans = make_pair(processor, row.image, row.text)

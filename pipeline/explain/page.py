@@ -11,6 +11,8 @@ from string import Template
 
 from PIL import Image
 
+from ..runtime.files import user_path
+from ..runtime.outputs import beside, see_that_it_is_new, writable_folder, write_whole
 from .explanation import Explanation, Word
 from .picture import draw, overlay, percent
 
@@ -120,13 +122,26 @@ document.querySelectorAll(".words button").forEach((button) => {
 """)
 
 
-def save_explanation(explanation: Explanation, folder: str | Path, *, name: str = "explanation") -> tuple[Path, Path]:
-    """Write a page that needs nothing else and a picture, `NAME.html` and `NAME.png`; their paths."""
-    folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    page, picture = folder / f"{name}.html", folder / f"{name}.png"
-    page.write_text(page_of(explanation), encoding="utf-8")
-    draw(explanation, picture)
+def places_of(folder: str | Path, name: str = "explanation") -> tuple[Path, Path]:
+    """Where the page and the picture of an explanation go, `NAME.html` and `NAME.png`."""
+    return user_path(folder) / f"{name}.html", user_path(folder) / f"{name}.png"
+
+
+def save_explanation(
+    explanation: Explanation, folder: str | Path, *, name: str = "explanation", overwrite: bool = False
+) -> tuple[Path, Path]:
+    """Write a page that needs nothing else and a picture; their paths.
+
+    Raises:
+        ValueError: One of them is there, and `overwrite` was not given.
+    """
+    page, picture = places_of(folder, name)
+    for place in () if overwrite else (page, picture):
+        see_that_it_is_new(place)
+    writable_folder(folder)
+    write_whole(page, page_of(explanation).encode("utf-8", "replace"))
+    with beside(picture, wait=True) as new:
+        draw(explanation, new)
     return page, picture
 
 

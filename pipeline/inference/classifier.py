@@ -212,6 +212,7 @@ class ImageTextClassifier:
         against: str | None = None,
         method: str = "integrated-gradients",
         out: str | Path | None = None,
+        overwrite: bool = False,
     ) -> Explanation:
         """Why a pair is classified as it is; see `diptych.pipeline.explain.explain.explain`.
 
@@ -223,16 +224,17 @@ class ImageTextClassifier:
             against: A class to compare the predicted one with.
             method: `integrated-gradients`, `attention` or `occlusion`.
             out: Folder for a page (HTML) and a picture (PNG).
+            overwrite: Replace those of an earlier explanation.
 
         Raises:
-            ValueError: There is nothing to explain, or no such class or method.
+            ValueError: There is nothing to explain, or no such class or method, or `out` holds an explanation.
         """
         from ..explain.explain import explain
         from ..explain.page import save_explanation
 
         explanation = explain(self.model, self.processor, image=image, text=text, against=against, method=method)
         if out is not None:
-            save_explanation(explanation, out)
+            save_explanation(explanation, out, overwrite=overwrite)
         return explanation
 
     def stream(

@@ -51,7 +51,10 @@ OPTIONS = {
     "check": "--max-length --out --overwrite --split --text-encoder" + READING,
     "rank": "--batch-size --data --image --images --split --text --texts --top " + READING,
     "tune": "--fusions --trials " + SHARED + READING,
-    "explain": "--against --data --faithfulness --method --out --rows --split",
+    "explain": (
+        "--against --data --faithfulness --method --out --overwrite --rows --split"
+        + READING.replace("--label-column", "")
+    ),
     "info": "--cache --cache-dir --clear",
 }
 """What each command takes besides --json, --quiet and --debug: a new option is a decision."""

@@ -160,9 +160,24 @@ def test_the_command(tmp_path):
         "explanations.jsonl",
         "index.html",
     }
+    before = {file: file.read_bytes() for kind in ("one", "many") for file in (tmp_path / kind).iterdir()}
+    for again in (
+        (tmp_path / "a.png", "a", "--out", tmp_path / "one"),
+        (*table, "--rows", "4"),
+        ("--data", tmp_path / "scenes.parquet", "--out", tmp_path / "one", "--image-column", "nope"),
+        (tmp_path / "a.png", "a", "--out", tmp_path / "one", "--image-folder", tmp_path),
+    ):
+        assert run(*again).exit_code == 1
+    assert "give --overwrite to replace it" in run(*table, "--rows", "4").output
+    assert "--image-folder goes with --data" in run("a.png", "a", "--out", "x", "--image-folder", "y").output
+    assert before == {file: file.read_bytes() for file in before}
+    more = run(*table, "--rows", "4,5", "--overwrite")
+    assert more.exit_code == 0, more.output
+    assert {file for file in before if file.parent.name == "many"} < {*(tmp_path / "many").iterdir()}
+    assert len((tmp_path / "many" / "explanations.jsonl").read_text().splitlines()) == 2
     compared = run("--faithfulness", tmp_path / "scenes.parquet", "--json")
     assert set(json.loads(compared.stdout)) == set(METHODS)
     missing = run(tmp_path / "b.png", "--out", tmp_path / "x")
     assert missing.exit_code == 1
     assert "does not exist" in missing.output
-    assert "has 12 rows, so there is no row 99" in run(*table, "--rows", "99").output
+    assert "has 12 rows, so there is no row 99" in run(*table, "--rows", "99", "--overwrite").output

@@ -5,8 +5,8 @@
 
 Fits on the train split and prints accuracies on the test split: logistic regression on TF-IDF of the texts, on the mean
 features of the images, and on both; a linear head over the same image features, trained by gradient descent; and, with
---out, what `diptych train` makes of each label column, of images alone and of pairs. Its runs are OUT/<column>-image and
-OUT/<column>; one that is there already is only measured. Each image passes its encoder once, for the cache.
+--out, what `diptych train` makes of each label column, of images alone and of pairs. The runs are OUT/<column>-image
+and OUT/<column>; one that is there already is only measured. Each image passes its encoder once, for the cache.
 """
 
 from __future__ import annotations

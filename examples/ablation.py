@@ -208,15 +208,16 @@ def products_stage(out: Path, data: Path, text_encoder: str, runs: slice) -> Non
 def nlvr_stage(out: Path, data: Path, runs: slice) -> None:
     """Every fusion on NLVR, from random weights and from its model of the first stage."""
     tables = {split: load_tables(data)[split].rows for split in ("train", "validation")}
-    words = sorted({word for text in tables["train"]["text"] for word in re.findall(r"[a-z0-9]+", text.lower())})
+    words = sorted({word for text in tables["train"].values("text") for word in re.findall(r"[a-z0-9]+", text.lower())})
     processor = scenes.make_processor(words)
     pixels, ids, labels = {}, {}, {}
     for split, rows in tables.items():
-        images = [read_image(image).resize(NLVR_SIZE[::-1], Image.Resampling.BICUBIC) for image in rows["image"]]
+        found = [read_image(image) for image in rows.values("image")]
+        images = [image.resize(NLVR_SIZE[::-1], Image.Resampling.BICUBIC) for image in found]
         pixels[split] = torch.stack([torch.from_numpy(np.array(image)) for image in images])
-        ids[split] = processor.tokenize(list(rows["text"]))["input_ids"]
-        labels[split] = torch.tensor(list(rows["label"]))
-    sentences = np.unique(list(tables["validation"]["text"]), return_inverse=True)[1]
+        ids[split] = processor.tokenize(list(rows.values("text")))["input_ids"]
+        labels[split] = torch.tensor(list(rows.values("label")))
+    sentences = np.unique(list(tables["validation"].values("text")), return_inverse=True)[1]
     share = float(labels["validation"].float().mean())
     print(f"{len(labels['validation'])} rows, majority {max(share, 1 - share):.1%}, {sentences.max() + 1} sentences")
 

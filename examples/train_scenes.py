@@ -270,7 +270,8 @@ def see(model: DiptychModel, drawings: Drawings) -> Tensor:
 
 def take(tokens: Tokens, rows: Tensor) -> Tokens:
     """Tokens of these rows; a row may be taken more than once, so each half is encoded only once."""
-    return replace(tokens, states=tokens.states[rows], mask=tokens.mask[rows], present=tokens.present[rows])
+    rest = {name: getattr(tokens, name)[rows] for name in ("mask", "present", "ids") if getattr(tokens, name) is not None}
+    return replace(tokens, states=tokens.states[rows], **rest)
 
 
 def learn_to_judge(

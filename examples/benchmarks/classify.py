@@ -175,7 +175,7 @@ def main() -> None:
         classify(rows[0])  # folds the batch norms
         batches = list(ready(processor, rows))
         order = torch.randperm(len(rows)).tolist()
-        table: dict[str, Any] = {"model": name, "say": lambda line: None, "quiet": True}
+        table: dict[str, Any] = {"model": name, "say": lambda line: None, "quiet": True, "overwrite": True}
         with mock.patch.object(ImageTextClassifier, "from_pretrained", return_value=classify):  # loaded beforehand
             ways = {
                 "plain": lambda: plain(model, processor, rows, order),

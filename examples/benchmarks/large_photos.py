@@ -2,7 +2,7 @@
 
     python examples/benchmarks/large_photos.py [--photos 12] [--rounds 5] [--labels 200] [--text-encoder FOLDER]
 
-Plain is `Image.open(...).convert("RGB")`, torchvision's Resize, CenterCrop, ToTensor and Normalize, and the same
+Plain is `Image.open(...).convert("RGB")`, torchvision's Resize, ToTensor and Normalize, and the same
 model; ours is `ImageTextClassifier`. Photos are made on the spot: scikit-image's, cut, turned and enlarged to
 4000 x 3000 pixels, with noise, at quality 90. Times are medians of CPU seconds per photo, one thread, both paths
 taking turns; memory is what reading one photo adds to a fresh process's peak. Needs scikit-image, for its photos.
@@ -98,8 +98,7 @@ def plain_pixels(classifier: ImageTextClassifier) -> Callable[[bytes], torch.Ten
     numbers = classifier.processor.image_processor
     steps = transforms.Compose(
         [
-            transforms.Resize(numbers.shortest_edge),
-            transforms.CenterCrop((numbers.height, numbers.width)),
+            transforms.Resize((numbers.height, numbers.width)),
             transforms.ToTensor(),
             transforms.Normalize(numbers.image_mean, numbers.image_std),
         ]

@@ -270,7 +270,9 @@ def see(model: DiptychModel, drawings: Drawings) -> Tensor:
 
 def take(tokens: Tokens, rows: Tensor) -> Tokens:
     """Tokens of these rows; a row may be taken more than once, so each half is encoded only once."""
-    rest = {name: getattr(tokens, name)[rows] for name in ("mask", "present", "ids") if getattr(tokens, name) is not None}
+    rest = {
+        name: getattr(tokens, name)[rows] for name in ("mask", "present", "ids") if getattr(tokens, name) is not None
+    }
     return replace(tokens, states=tokens.states[rows], **rest)
 
 

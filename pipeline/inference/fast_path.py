@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...encoders import ImageEncoder
 from ..data.rows import Columns
 from ..model.model import DiptychModel
 from ..runtime.choices import DTYPES, require_choice
@@ -83,7 +84,7 @@ class FastEncoders(InferenceEncoders):
             if fast.dtype:
                 encoder.trunk = copy.deepcopy(encoder.trunk).to(_DTYPES[fast.dtype])
         if fast.int8:
-            self._images.trunk = _Int8Trunk(self._images.trunk, pixels)
+            self._images.trunk_grid = _Int8Grid(self._images, pixels)  # type: ignore[method-assign]
         if fast.compile:
             self._images.trunk = torch.compile(self._images.trunk)  # type: ignore[assignment]
             self._texts.trunk = torch.compile(self._texts.trunk, dynamic=True)  # words and rows of every batch differ
@@ -94,19 +95,30 @@ class FastEncoders(InferenceEncoders):
         super()._take(model, state)
 
 
-class _Int8Trunk(nn.Module):
+class _Grid(nn.Module):
+    """What an image encoder's `trunk_grid` does, as a module: as such it can be exported, whatever its trunk gives."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(batch, width, rows, columns), from (batch, 3, height, width) pixels."""
+        return self.encoder.trunk_grid(pixels)
+
+
+class _Int8Grid:
     """An image trunk as ONNX Runtime computes it, its weights and what runs between its layers in 8 bits.
 
     Activations without a sign and weights with one are what AVX-512 VNNI multiplies; each output channel of the
     weights has its own scale, each activation the range that it had over the calibration images.
 
     Args:
-        trunk: Without batch norms; not changed.
+        encoder: Without batch norms; not changed.
         pixels: To calibrate by.
     """
 
-    def __init__(self, trunk: nn.Module, pixels: Tensor) -> None:
-        super().__init__()
+    def __init__(self, encoder: ImageEncoder, pixels: Tensor) -> None:
         import onnxruntime
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -115,7 +127,7 @@ class _Int8Trunk(nn.Module):
             plain, prepared, quantized = (str(Path(name) / f"{step}.onnx") for step in ("plain", "prepared", "int8"))
             batch = {0: torch.export.Dim("batch")}
             program: Any = torch.onnx.export(
-                trunk, (pixels[:2].contiguous(),), input_names=["pixels"], output_names=["features"],
+                _Grid(encoder).eval(), (pixels[:2].contiguous(),), input_names=["pixels"], output_names=["features"],
                 dynamic_shapes=(batch,), dynamo=True, verbose=False,
             )  # fmt: skip
             program.save(plain)
@@ -131,7 +143,7 @@ class _Int8Trunk(nn.Module):
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             self.session = onnxruntime.InferenceSession(quantized, options, providers=["CPUExecutionProvider"])
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def __call__(self, pixel_values: Tensor) -> Tensor:
         """Features (batch, width, rows, columns) of pixels (batch, 3, height, width)."""
         return torch.from_numpy(self.session.run(None, {"pixels": pixel_values.contiguous().numpy()})[0])
 

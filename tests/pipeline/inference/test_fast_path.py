@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diptych import ImageTextClassifier
+from diptych import ImageTextClassifier, build_model
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.demo.scenes import SHIPPED_MODEL, make_scenes
 from diptych.pipeline.inference import fast_path as module
 from diptych.pipeline.inference.fast_path import Fast, FastEncoders, use_fast_path
 from diptych.pipeline.model.folder import load_model, save_model
+from transformers import ConvNextConfig
 
 from ...conftest import picture
 
@@ -155,3 +156,21 @@ def test_8_bits_agree(tmp_path):
     same = sum(a["label"] == b["label"] for a, b in zip(plain, found, strict=True))
     assert same >= 0.95 * len(rest)
     assert plain != found
+
+
+@pytest.mark.slow
+def test_8_bits_of_a_vision_model(text_folder, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    torch.manual_seed(0)
+    ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1] * 4).save_pretrained(tmp_path)
+    options = {"labels": ["no", "yes"], "image_size": (64, 64), "image_weights": "random"}
+    classifier = ImageTextClassifier(*build_model(str(tmp_path), text_folder, **options), device="cpu")
+    rows, said = table(module.WARM_UP + module.LEAST), []
+    pixels = classifier.processor(images=[row["image"] for row in rows[:8]])["pixel_values"]
+    plain = classifier.model.image_encoder.encode(pixels)
+    use_fast_path(classifier, Fast(int8=True, min_agreement=0), lambda: rows, say=said.append)
+    assert said[0].startswith("--int8: ")
+    found = classifier.encoders.encode_images(pixels)
+    assert found.shape == plain.shape
+    assert 0 < (found - plain).norm() < 0.1 * plain.norm()

@@ -22,12 +22,9 @@ mean over the seeds.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from datetime import date
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +39,7 @@ from diptych.pipeline.model.folder import save_model
 from diptych.pipeline.runtime.choices import FUSIONS
 from heads import encode, make_heads, predict, train_heads
 from PIL import Image
+from results import Result, remember, write_table
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
@@ -70,31 +68,27 @@ CHOICES = [
     Choice("concat, with modality weights", {"fusion": "concat", "modality_gate": True}),
 ]
 
-STEPS, SIZE = 2_000, 16  # on Scenes, and quadruples in each
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a run sees: quadruples to train and to test with, steps of each kind, epochs."""
+
+    train: int = 24_000
+    test: int = 1_250
+    see: int = 600
+    read: int = 400
+    steps: int = 2_000
+    align: int = 8
+    products: int = 5
+    nlvr: int = 2
+
+
+QUICK = Budget(48, 8, 2, 2, 2, 1, 1, 1)
+SIZE = 16  # quadruples in a step on Scenes
 # As in train_scenes.py; of fewer steps the first ones need a larger share.
 CURRICULUM = ((0.1, (1, 0, 0, 0)), (0.25, (1, 2, 0, 0)), (1.0, (1, 1, 3, 3)))
 OFFSETS = (-4, -3, -2, -1, 1, 2, 3, 4)  # words away that a word tells of while the text trunk learns to read
-
-EPOCHS = 5  # of heads on products
-NLVR_EPOCHS = 2
 NLVR_SIZE = (40, 160)  # pixels: shapes nearly as large as on Scenes
-
-
-@dataclass
-class Result:
-    """What one run gave.
-
-    Attributes:
-        hits: Of each test row, whether it was right.
-        parameters: Of the fusion and the head.
-        seconds: CPU seconds of one epoch.
-        image_weight: Mean over the test rows; None if the model learns none.
-    """
-
-    hits: list[bool]
-    parameters: int
-    seconds: float
-    image_weight: float | None
 
 
 def main() -> None:
@@ -105,26 +99,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder of the products or of NLVR")
     parser.add_argument("--text-encoder", help="products: a folder with MiniLM, or a Hub id")
     parser.add_argument("--share", default="1/1", help="K/N: of all runs every N-th, from the K-th on")
+    parser.add_argument("--quick", action="store_true", help="a step or two of each run, to see that all works")
     args = parser.parse_args()
     first, step = map(int, args.share.split("/"))
-    runs = slice(first - 1, None, step)
+    runs, budget = slice(first - 1, None, step), QUICK if args.quick else Budget()
     if args.stage != "scenes" and args.data is None:
         parser.error("give --data")
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.stage == "scenes":
-        scenes_stage(args.out, runs)
+        scenes_stage(args.out, runs, budget)
     elif args.stage == "products":
-        products_stage(args.out, args.data, args.text_encoder, runs)
+        products_stage(args.out, args.data, args.text_encoder, runs, budget)
     else:
-        nlvr_stage(args.out, args.data, runs)
+        nlvr_stage(args.out, args.data, runs, budget)
 
 
-def scenes_stage(out: Path, runs: slice) -> None:
+def scenes_stage(out: Path, runs: slice, budget: Budget) -> None:
     """Every choice on Scenes."""
     processor = scenes.make_processor()
-    train = scenes.draw(24_000, scenes.TRAIN_SEED, processor)
-    test = scenes.draw(1_250, scenes.TEST_SEED, processor)
+    train = scenes.draw(budget.train, scenes.TRAIN_SEED, processor)
+    test = scenes.draw(budget.test, scenes.TEST_SEED, processor)
     trunks = scenes.make_model("cross-modal", processor)
     saved = out / "scenes-trunks.pt"
     if saved.exists():
@@ -133,8 +128,8 @@ def scenes_stage(out: Path, runs: slice) -> None:
             encoder.pretrained = True
     else:
         torch.manual_seed(0)
-        scenes.learn_to_see(trunks, train, 600)
-        learn_to_read(trunks, train, 400)
+        scenes.learn_to_see(trunks, train, budget.see)
+        learn_to_read(trunks, train, budget.read)
         torch.save([trunks.image_encoder.state_dict(), trunks.text_encoder.state_dict()], saved)
     train_features, test_features = scenes.see(trunks, train), scenes.see(trunks, test)
 
@@ -144,8 +139,8 @@ def scenes_stage(out: Path, runs: slice) -> None:
         model.image_encoder.copy_trunk(trunks.image_encoder)
         model.text_encoder.copy_trunk(trunks.text_encoder)
         started = time.process_time()
-        scenes.learn_to_judge(model, train, train_features, STEPS, choice.only, size=SIZE, curriculum=CURRICULUM)
-        seconds = (time.process_time() - started) * len(train.kinds) / (STEPS * SIZE)
+        scenes.learn_to_judge(model, train, train_features, budget.steps, choice.only, size=SIZE, curriculum=CURRICULUM)
+        seconds = (time.process_time() - started) * len(train.kinds) / (budget.steps * SIZE)
         hits, weight = judge(model, test, test_features, choice.only)
         if choice.name == choice.fields.get("fusion") and seed == 0:
             save_model(model, processor, out / f"scenes-{choice.name}")
@@ -162,7 +157,7 @@ def every_run() -> list[tuple[Choice, int]]:
     return sorted(runs, key=lambda run: run[1])
 
 
-def products_stage(out: Path, data: Path, text_encoder: str, runs: slice) -> None:
+def products_stage(out: Path, data: Path, text_encoder: str, runs: slice, budget: Budget) -> None:
     """Every choice on the season and the colour of products, over shared frozen trunks."""
     if not (out / "align" / "run.json").exists():
         train(
@@ -174,30 +169,26 @@ def products_stage(out: Path, data: Path, text_encoder: str, runs: slice) -> Non
             image_weights="random",
             image_size=(80, 60),
             max_length=32,
-            epochs=8,
+            epochs=budget.align,
             batch_size=128,
             learning_rate=1e-3,
         )
     trunks, processor = load_model(out / "align")
     features, names = encode(trunks, processor, data, ["season", "colour"])
-    held = ("validation", "test")
 
     def run(choice: Choice, seed: int, column: str) -> Result:
         torch.manual_seed(seed)
         sizes = {"hidden_size": 256, "fusion_hidden_size": 512, "region_grid": 0, "pool_words": False}
         model = make_heads(trunks, names[column], **(sizes | choice.fields))
         seconds = train_heads(
-            model, features["train"], features["train"].labels[column], epochs=EPOCHS, only=choice.only
+            model, features["train"], features["train"].labels[column], epochs=budget.products, only=choice.only
         )
         hits, weights = [], []
-        for split in held:
+        for split in ("validation", "test"):
             found, weight = predict(model, features[split], choice.only)
             hits += (found == features[split].labels[column]).tolist()
-            weights.append((weight, len(found)))
-        mean = None
-        if weights[0][0] is not None:
-            mean = sum(weight * rows for weight, rows in weights) / len(hits)
-        return Result(hits, heads(model), seconds, mean)
+            weights += [weight] * len(found)
+        return Result(hits, heads(model), seconds, None if None in weights else float(np.mean(weights)))
 
     for choice, seed in every_run()[runs]:
         for column in ("season", "colour"):
@@ -205,7 +196,7 @@ def products_stage(out: Path, data: Path, text_encoder: str, runs: slice) -> Non
     write_table(out, ["season", "colour"])
 
 
-def nlvr_stage(out: Path, data: Path, runs: slice) -> None:
+def nlvr_stage(out: Path, data: Path, runs: slice, budget: Budget) -> None:
     """Every fusion on NLVR, from random weights and from its model of the first stage."""
     tables = {split: load_tables(data)[split].rows for split in ("train", "validation")}
     words = sorted({word for text in tables["train"].values("text") for word in re.findall(r"[a-z0-9]+", text.lower())})
@@ -238,10 +229,10 @@ def nlvr_stage(out: Path, data: Path, runs: slice) -> None:
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.02)
         size = 96
-        steps = NLVR_EPOCHS * -(-len(labels["train"]) // size)
+        steps = budget.nlvr * -(-len(labels["train"]) // size)
         schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
         started = time.process_time()
-        for _ in range(NLVR_EPOCHS):
+        for _ in range(budget.nlvr):
             for rows in torch.randperm(len(labels["train"])).split(size):
                 loss = model(**batch("train", rows), labels=labels["train"][rows]).loss
                 optimizer.zero_grad()
@@ -249,7 +240,7 @@ def nlvr_stage(out: Path, data: Path, runs: slice) -> None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
-        seconds = (time.process_time() - started) / NLVR_EPOCHS
+        seconds = (time.process_time() - started) / budget.nlvr
         model.eval()
         hits, weights = [], []
         with torch.inference_mode():
@@ -284,7 +275,8 @@ def learn_to_read(model: DiptychModel, train: scenes.Drawings, steps: int) -> No
     for step in range(1, steps + 1):
         words = train.words[torch.randint(len(train.words), (128,))]
         words = words[:, : int((words != 0).sum(1).max())]  # (batch, words)
-        found = head(encoder.encode(words, (words != 0).long()))  # (batch, words, offsets * vocabulary)
+        states = encoder.encode(words, (words != 0).long())[..., : encoder.width]  # without the ids behind them
+        found = head(states)  # (batch, words, offsets * vocabulary)
         padded = torch.nn.functional.pad(words, (reach, reach))
         around = torch.stack([padded[:, reach + i : reach + i + words.shape[1]] for i in OFFSETS], dim=-1)
         around = around.masked_fill((words == 0).unsqueeze(-1), 0)
@@ -325,76 +317,6 @@ def judge(
 def heads(model: DiptychModel) -> int:
     """Number of parameters of the fusion and the head."""
     return sum(p.numel() for module in (model.fusion, model.head) for p in module.parameters())
-
-
-def remember(out: Path, stage: str, name: str, seed: int, run: Callable[[], Result]) -> None:
-    """Run, unless OUT/results.jsonl has the result; then write it there."""
-    if (stage, name, seed) in {(r["stage"], r["name"], r["seed"]) for r in results(out)}:
-        return
-    print(f"\n{stage}: {name}, seed {seed}", flush=True)
-    started = time.perf_counter()
-    result = run()
-    line = {"stage": stage, "name": name, "seed": seed, "date": str(date.today()), **asdict(result)}
-    line |= {"rows": len(result.hits), "hits": np.packbits(result.hits).tobytes().hex()}
-    with (out / "results.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    print(f"{np.mean(result.hits):.1%}, image weight {result.image_weight}, {time.perf_counter() - started:.0f} s")
-
-
-def results(out: Path) -> list[dict[str, Any]]:
-    """What has been run."""
-    file = out / "results.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-
-
-def write_table(out: Path, stages: list[str], clusters: np.ndarray | None = None) -> None:
-    """Print the table of what has been run of some stages, and write it to OUT, named by the first.
-
-    Args:
-        out: The folder of results.
-        stages: Which, side by side.
-        clusters: Of each test row, the number of the group that its error is shared with; each row is one of
-            its own if not given, and each quadruple of Scenes.
-    """
-    by_name: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for result in results(out):
-        if result["stage"] in stages:
-            by_name.setdefault(result["name"], {}).setdefault(result["stage"], []).append(result)
-    heads = [f"{stage} | parameters | CPU s an epoch | image weight" for stage in stages]
-    lines = [f"| | seeds | {' | '.join(heads)} |", "|---|---|" + "---|---|---|---|" * len(stages)]
-    for name, by_stage in by_name.items():
-        cells = [str(max(len(runs) for runs in by_stage.values()))]
-        for stage in stages:
-            if not (runs := by_stage.get(stage, [])):
-                cells += ["-"] * 4
-                continue
-            hits = np.mean([unpack(run["hits"], run["rows"]) for run in runs], axis=0)
-            groups = clusters if clusters is not None else np.arange(len(hits)) // (4 if stage == "scenes" else 1)
-            low, high = interval(hits, groups)
-            weights = [run["image_weight"] for run in runs]
-            cells += [
-                f"{hits.mean():.1%} ({100 * low:.1f} to {100 * high:.1f})",
-                f"{runs[0]['parameters'] / 1e6:.2f} M",
-                f"{np.median([run['seconds'] for run in runs]):.0f}",
-                "-" if None in weights else f"{np.mean(weights):.2f}",
-            ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    table = "\n".join(lines)
-    (out / f"{stages[0]}.md").write_text(f"{date.today()}\n\n{table}\n", encoding="utf-8")
-    print(f"\n{table}")
-
-
-def unpack(text: str, count: int) -> np.ndarray:
-    """Hits as they stand in results.jsonl."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(float)
-
-
-def interval(hits: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean, the rows of a cluster counting as one draw."""
-    sums, sizes = np.bincount(clusters, hits), np.bincount(clusters)
-    mean = sums.sum() / sizes.sum()
-    error = 1.96 * np.sqrt(np.square(sums - mean * sizes).sum() * len(sizes) / (len(sizes) - 1)) / sizes.sum()
-    return max(0.0, mean - error), min(1.0, mean + error)
 
 
 if __name__ == "__main__":

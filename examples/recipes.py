@@ -80,9 +80,9 @@ class Study:
         self.methods = ["tfidf", "probe", "tfidf + features", options.name]
         if options.alone:
             self.methods += [f"{options.name}, text alone", f"{options.name}, image alone"]
-        tables = load_tables(options.data)
-        train_rows = tables["train"].rows
-        judged = datasets.concatenate_datasets([tables["validation"].rows, tables["test"].rows])
+        tables = datasets.load_dataset(options.data)
+        train_rows = tables["train"]
+        judged = datasets.concatenate_datasets([tables["validation"], tables["test"]])
         if options.judge == "train":
             part = np.array([int(hashlib.md5(t.lower().encode()).hexdigest(), 16) % 6 for t in train_rows["text"]])
             judged, train_rows = train_rows.select(np.where(part == 0)[0]), train_rows.select(np.where(part > 0)[0])

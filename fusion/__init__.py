@@ -4,7 +4,7 @@ from .alignment import Alignment
 from .bilinear import BilinearFusion
 from .concat import ConcatFusion, MLPFusion
 from .cross_modal import CrossModalFusion
-from .experts import Experts, Opinions
+from .experts import Experts, Opinions, WordScores
 from .fused import Fused
 from .self_attention import PATTERNS, SelfAttentionFusion, check_pattern
 
@@ -18,6 +18,7 @@ __all__ = [
     "Fused",
     "MLPFusion",
     "Opinions",
+    "WordScores",
     "SelfAttentionFusion",
     "check_pattern",
 ]

@@ -15,6 +15,11 @@ from .attention import AttentionPool
 START: tuple[float, ...] = (0.5, 0.25, 0.5, 0.5)
 """What the evidence of fusion, image, text and words counts before anything was fitted."""
 
+PAIRS = 1 << 15
+"""Numbers that pairs of word pieces are hashed to."""
+PAIR = 0.5
+"""What a pair counts beside a word piece."""
+
 ENOUGH = 8
 """Rows from which on something is fitted."""
 
@@ -32,6 +37,33 @@ class Opinions:
     present: Tensor
 
 
+class WordScores(nn.Module):
+    """Scores of word pieces for each class: a piece's own, and that of it with the piece before it.
+
+    Pairs are hashed (Joulin et al., fastText, 2016). All scores start as 0.
+
+    Args:
+        vocabulary: Number of word pieces.
+        classes: Number of classes.
+    """
+
+    def __init__(self, vocabulary: int, classes: int) -> None:
+        super().__init__()
+        self.pieces, self.pairs = nn.Embedding(vocabulary, classes), nn.Embedding(PAIRS, classes)
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing is known of any word."""
+        for table in (self.pieces, self.pairs):
+            nn.init.zeros_(table.weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Scores (batch, words, classes) of word pieces (batch, words)."""
+        scores: Tensor = self.pieces(ids)
+        pairs = self.pairs((ids[:, :-1] * 1_000_003 + ids[:, 1:] * 7_919) % PAIRS)
+        return scores + PAIR * F.pad(pairs, (0, 0, 1, 0))
+
+
 class Experts(nn.Module):
     """A classifier for each modality, whose evidence is added to that of the fusion, and which gives the weights.
 
@@ -41,7 +73,8 @@ class Experts(nn.Module):
         logits = prior + sum over fusion, image, text and words of  a[k] * (log p[k] - prior)
 
     Image and text are pooled and normed without a learned scale; the words are a bag of word pieces of length 1, each
-    with a score for each class (Wang and Manning, 2012): what a dense embedding blurs, such as the name of a brand.
+    with a score for each class, and for it with the piece before it (`WordScores`; Wang and Manning, 2012): what a
+    dense embedding blurs, such as the name of a brand.
     Each expert learns from its own loss. How much they count, `blend`, is fitted on rows that nobody learned from
     (`fit`): an expert that has memorised its training rows counts little.
 
@@ -72,9 +105,7 @@ class Experts(nn.Module):
         self.pool_image, self.pool_text = AttentionPool(dim, heads=heads), AttentionPool(dim, heads=heads)
         self.norm, self.dropout = nn.LayerNorm(dim, elementwise_affine=False), nn.Dropout(dropout)
         self.image, self.text = nn.Linear(dim, classes), nn.Linear(dim, classes)
-        self.words = nn.Embedding(vocabulary, classes) if vocabulary else None
-        if self.words is not None:
-            nn.init.zeros_(self.words.weight)
+        self.words = WordScores(vocabulary, classes) if vocabulary else None
         uniform = torch.zeros(classes)
         self.register_buffer("prior", uniform if multi_label else uniform.log_softmax(dim=-1))
         self.register_buffer("blend", torch.tensor(START))
@@ -140,14 +171,14 @@ class Experts(nn.Module):
 
     def resize_words(self, count: int) -> None:
         """Have scores for so many word pieces: those of new ones are 0."""
-        if self.words is None or self.words.num_embeddings == count:
+        if self.words is None or self.words.pieces.num_embeddings == count:
             return
-        old = self.words.weight
-        words = nn.Embedding(count, old.shape[1]).to(old)
-        nn.init.zeros_(words.weight)
+        old = self.words.pieces.weight
+        pieces = nn.Embedding(count, old.shape[1]).to(old)
+        nn.init.zeros_(pieces.weight)
         with torch.no_grad():
-            words.weight[: len(old)] = old[:count]
-        self.words = words
+            pieces.weight[: len(old)] = old[:count]
+        self.words.pieces = pieces
 
     def take(self, other: Experts, classes: Mapping[int, int]) -> None:
         """Take what `other` has learned, of classes by their numbers here and there; its others are left."""
@@ -162,7 +193,8 @@ class Experts(nn.Module):
             for layer, its in ((self.image, other.image), (self.text, other.text)):
                 layer.weight[here], layer.bias[here] = its.weight[there], its.bias[there]
             if self.words is not None and other.words is not None:
-                self.words.weight[:, here] = other.words.weight[:, there]
+                for name in ("pieces", "pairs"):
+                    getattr(self.words, name).weight[:, here] = getattr(other.words, name).weight[:, there]
 
     def fit(
         self,
@@ -268,18 +300,20 @@ def _scales(evidence: Tensor, start: Tensor, loss: Callable[[Tensor], Tensor]) -
     return _minimise(total, start.log()).exp()
 
 
-def _minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int = 150) -> Tensor:
-    """Where `loss` is least, from `start` on, by Adam: a few numbers, so that it takes milliseconds."""
+def _minimise(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Where `loss` is least, from `start` on, by L-BFGS: a few numbers, so that it takes milliseconds."""
     with torch.enable_grad():
         found = start.clone().requires_grad_()
-        optimizer = torch.optim.Adam([found], lr=0.1)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
+        optimizer = torch.optim.LBFGS([found], max_iter=50, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+
+        def value() -> Tensor:
             optimizer.zero_grad()
-            loss(found).backward()
-            optimizer.step()
-            schedule.step()
-    return found.detach()
+            total = loss(found)
+            total.backward()
+            return total
+
+        optimizer.step(value)
+    return found.detach() if bool(found.isfinite().all()) else start
 
 
 def _gained(evidence: Tensor, prior: Tensor, labels: Tensor) -> Tensor:

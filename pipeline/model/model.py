@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from ...encoders import BertEncoder, ImageEncoder, NullTokens, ResNetEncoder, VisionEncoder
 from ...encoders.tokens import Tokens
 from ...encoders.trainable import Part, check_partition
-from ...fusion import Alignment, Experts, Opinions
+from ...fusion import Alignment, Experts, Opinions, WordScores
 from .checks import check_weights
 from .config import DiptychConfig
 from .heads import build_experts, build_fusion
@@ -375,8 +375,8 @@ class DiptychModel(PreTrainedModel):
         if module is self.head or module in own:
             initialization.normal_(module.weight, std=0.02)
             initialization.zeros_(module.bias)
-        elif self.experts is not None and module is self.experts.words:
-            initialization.zeros_(module.weight)
+        elif isinstance(module, WordScores):
+            module.reset()
 
 
 def require_classes(model: DiptychModel) -> None:

@@ -29,7 +29,7 @@ from .experts import fit_experts
 from .feature_reuse import EpochRows
 from .interrupts import Interrupts
 from .objective import Objective, cell, out_of_patience, table_row
-from .optim import parameter_groups, schedule, unfreeze
+from .optim import clipped, parameter_groups, schedule, unfreeze
 from .recipe import duration, measures, step_seconds
 from .run_folder import RunFolder
 from .tracking import Tracking
@@ -220,7 +220,7 @@ class Fit:
             if not ends_step:
                 continue
             if finite:
-                norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+                norm = accelerator.clip_grad_norm_(clipped(optimizer), config.max_grad_norm)
                 # with fp16 gradients overflow now and then, and the scaler of the loss sees to it
                 if accelerator.scaler is None and norm is not None and not bool(norm.isfinite()):
                     finite = self._not_finite("gradient", rows)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -16,9 +17,9 @@ from ...encoders.trainable import Encoder
 from ..model.model import DiptychModel
 from .config import TrainConfig
 
-WORDS_RATE = 30.0
-"""Learning rate of the scores of single words, by plain gradients: their bags are sparse and of length 1. A rate for
-each number, as AdamW has it, gives rare words and classes the steps of frequent ones, which told fewer colours."""
+WORDS_RATE = 200.0
+"""Learning rate of the scores of words, by plain gradients that are not clipped: their bags are sparse and of length 1.
+A rate for each number, as AdamW has it, gives rare words and classes the steps of frequent ones: fewer are right."""
 
 
 def unfreeze(model: DiptychModel, config: TrainConfig, epoch: int) -> bool:
@@ -74,6 +75,11 @@ def parameter_groups(model: DiptychModel, config: TrainConfig) -> list[dict[str,
             if chosen:
                 groups.append({"params": chosen, "weight_decay": decay, **options})
     return groups
+
+
+def clipped(optimizer: Any) -> list[Parameter]:
+    """The parameters whose gradients are clipped: all but the scores of words, which are no part of a deep network."""
+    return [p for group in optimizer.param_groups if group["name"] != "words" for p in group["params"]]
 
 
 def schedule(optimizer: Optimizer, *, steps: int, warmup: float, epochs: int) -> LambdaLR:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diptych.encoders import NullTokens, Tokens
 from diptych.fusion import Experts, Opinions
-from diptych.fusion.experts import START
+from diptych.fusion.experts import PAIRS, START
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -93,10 +93,21 @@ def test_the_words_are_a_bag_of_length_1_whatever_stands_in_the_padding():
     found = experts(image, text).scores[2, 0]
     ids = text.ids[0, :3]
     count = torch.bincount(ids, minlength=WORDS).float()
-    by_hand = (experts.words.weight * (count / 3**0.5).unsqueeze(1)).sum(dim=0)  # each occurrence counts 1 / sqrt(3)
+    by_hand = (experts.words.pieces.weight * (count / 3**0.5).unsqueeze(1)).sum(dim=0)  # each counts 1 / sqrt(3)
+    first, second = ((a * 1_000_003 + b * 7_919) % PAIRS for a, b in ((ids[0], ids[1]), (ids[1], ids[2])))
+    by_hand = by_hand + 0.5 * experts.words.pairs.weight[torch.stack([first, second])].sum(0) / 3**0.5
     torch.testing.assert_close(found, by_hand)
     text.ids[0, 3] = (text.ids[0, 3] + 1) % WORDS
     torch.testing.assert_close(experts(image, text).scores[2, 0], found)
+
+
+def test_a_pair_of_words_says_more_than_its_words():
+    experts, ids = make_experts(), torch.tensor([[1, 2, 3], [2, 1, 3]])
+    one, other = experts.words(ids)
+    assert not torch.allclose(one.sum(0), other.sum(0))
+    torch.nn.init.zeros_(experts.words.pairs.weight)
+    torch.testing.assert_close(*experts.words(ids).sum(1))
+    assert torch.equal(one[0], experts.words.pieces.weight[1])  # the first has none before it
 
 
 def test_logits_are_the_prior_and_weighed_evidence_by_hand():
@@ -120,9 +131,10 @@ def test_logits_are_the_prior_and_weighed_evidence_by_hand():
 def test_an_expert_that_knows_nothing_new_counts_little_and_one_that_knows_counts():
     torch.manual_seed(0)
     labels = torch.randint(CLASSES, (300,))
-    knows, guesses = 3.0 * F.one_hot(labels, CLASSES), 3.0 * F.one_hot(torch.randint(CLASSES, (300,)), CLASSES)
+    said = torch.where(torch.rand(300) < 0.8, labels, torch.randint(CLASSES, (300,)))
+    knows, guesses = 3.0 * F.one_hot(said, CLASSES), 3.0 * F.one_hot(torch.randint(CLASSES, (300,)), CLASSES)
     experts, opinions = fitted(guesses.float(), knows.float(), labels)
-    assert experts.blend[1] < 0.2 < 1 < experts.blend[2]
+    assert experts.blend[1] < 0.1 < 0.7 < experts.blend[2]
     weights = experts.weights(opinions)
     assert weights[:, 0].mean() < 0.1  # the image says nothing of the labels
     assert (weights[:, 0] > 0.5).float().mean() < 0.02

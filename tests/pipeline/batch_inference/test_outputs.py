@@ -107,9 +107,17 @@ def test_an_earlier_output_is_replaced_only_on_request_and_only_by_a_whole_one(p
     assert run(place, place / "t.csv", place / out, overwrite=True) == {"ok": 1}
 
 
+@pytest.fixture
+def heard():
+    """Nothing is ignored, even if the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_a_signal_keeps_what_is_whole_under_a_name_that_says_so(place, monkeypatch, number, suffix):
+def test_a_signal_keeps_what_is_whole_under_a_name_that_says_so(place, monkeypatch, heard, number, suffix):
     original = RowWriter.write
 
     def write(self, row):

@@ -127,6 +127,7 @@ def test_classes_one_by_one():
     assert several["b"]["recall"] == 0.5
 
 
+@pytest.mark.slow
 def test_evaluate_says_it_of_scenes():
     """Neither the sentence nor the picture says anything alone, and nothing of it is additive."""
     report = evaluate(SHIPPED_MODEL, make_scenes(240, seed=5), quiet=True)

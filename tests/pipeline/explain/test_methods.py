@@ -49,7 +49,8 @@ def test_of_every_fusion_too(fusion, text_folder):
     with torch.no_grad():
         model.head.weight.mul_(20)
         if model.experts is not None and model.experts.words is not None:  # new ones are 0
-            model.experts.words.weight.normal_(std=3.0)
+            model.experts.words.pieces.weight.normal_(std=3.0)
+            model.experts.words.pairs.weight.normal_(std=3.0)
     pair, _ = make_pair(processor, picture("red"), "a red shirt left")
     target = log_odds(model, 0)
     attribution = integrated_gradients(model, pair, target)

@@ -99,6 +99,7 @@ def test_parts_that_join_end_the_reading(pairs, start, tmp_path):
         assert one["train_loss"] == pytest.approx(other["train_loss"], abs=5e-3)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_evaluation_whatever_is_to_train_later(pairs, start, tmp_path):
     """Else dropout and batch statistics would be in the cache, and in every later run."""
     late = {"unfreeze_image": 1, "unfreeze_text": 1, "unfreeze_at": 2}
@@ -120,6 +121,7 @@ def test_the_statistics_of_a_pretrained_encoder_never_move(pairs, start, tmp_pat
             assert torch.equal(value, after[name]), name
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_after_parts_have_joined_reads_none_of_theirs(pairs, start, tmp_path):
     options = {"unfreeze_image": 1, "unfreeze_at": 2, "epochs": 3}
 

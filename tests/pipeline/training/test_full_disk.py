@@ -14,6 +14,7 @@ from .test_checkpoints import assert_same
 from .test_train import run
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_one_and_says_what_was_needed(few, text_folder, tmp_path, whole):
     with pytest.MonkeyPatch.context() as patch:
         original, calls = checkpoints.save_file, []

@@ -39,7 +39,10 @@ def save_encoder(family: str, folder) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("family", PROCESSORS)
+FAMILIES = [pytest.param(name, marks=() if name == "vit" else pytest.mark.slow) for name in PROCESSORS]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_encoder_trains_is_cached_saved_loaded_offline_and_classifies(family, pairs, text_folder, tmp_path):
     folder, pairs = save_encoder(family, tmp_path / "encoder"), pairs.select(range(32))
     said: list[str] = []

@@ -108,6 +108,7 @@ def test_adam_begins_with_a_part_when_it_joins(pretrained):
     assert (int(optimizer.state[early]["step"]), int(optimizer.state[late]["step"])) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_trunks_still_until_then_and_moves_them_after(pairs, text_folder, tmp_path):
     said: list[str] = []
     options = {"unfreeze_text": 1, "epochs": 2, "encoder_learning_rate": 1e-2, "layer_decay": 0.5}

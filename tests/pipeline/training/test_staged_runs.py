@@ -52,7 +52,14 @@ def whole(tagged, text_folder, tmp_path_factory):
     return folder, run(tagged, folder, text_folder, **EVERYTHING, validation_share=1 / 6)
 
 
-@pytest.mark.parametrize("step", [3, 7, 12], ids=["before parts join", "just after", "in the last epoch"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(3, marks=pytest.mark.slow, id="before parts join"),
+        pytest.param(7, id="just after"),
+        pytest.param(12, marks=pytest.mark.slow, id="in the last epoch"),
+    ],
+)
 def test_a_killed_run_goes_on_to_the_same_weights_thresholds_and_figures(tagged, text_folder, tmp_path, whole, step):
     options = {**EVERYTHING, "validation_share": 1 / 6, "checkpoint_steps": 1}
     with killed_after(step):

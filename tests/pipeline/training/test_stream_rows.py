@@ -110,6 +110,7 @@ def test_what_a_row_becomes_is_what_a_table_makes_of_it(stream, tiny_processor, 
         assert torch.equal(batch["labels"], expected["labels"])
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_recorded_resumes_and_learns(pairs, text_folder, tmp_path):
     split = datasets.IterableDatasetDict(
         {

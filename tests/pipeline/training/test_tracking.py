@@ -36,6 +36,7 @@ class Diary(GeneralTracker):
         Diary.lines.append((None, {"end": 1}))
 
 
+@pytest.mark.slow
 def test_a_tracker_hears_of_every_epoch_and_of_the_loss_now_and_then(pairs, text_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "diary", Diary)
     monkeypatch.setattr(Diary, "lines", [])

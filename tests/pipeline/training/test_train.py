@@ -105,6 +105,7 @@ def test_accumulated_batches_give_the_step_of_one(pairs, text_folder, tmp_path):
     torch.testing.assert_close(first["head.weight"], second["head.weight"], atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_mixed_precision_learns_too_and_saves_32_bits(pairs, text_folder, tmp_path):
     record = run(pairs, tmp_path, text_folder, precision="bf16")
     assert record["best"]["accuracy"] >= 0.9

@@ -24,7 +24,8 @@ FEW = 30
 def fit_temperature(logits: Tensor, labels: Tensor, *, multi_label: bool = False) -> list[float]:
     """Temperatures that minimise the negative log-likelihood: one, or of a multi-label model one for each class.
 
-    Temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017): the order of the scores stays.
+    Temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017): the order of the scores stays. It
+    is 1 where another would gain less than a number that is fitted to these rows does by chance (Akaike, 1974).
 
     Args:
         logits: (rows, classes), raw.
@@ -37,7 +38,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, multi_label: bool = False
 
     def best(loss: Any) -> float:
         found = minimize_scalar(loss, bounds=(-3.0, 4.0), method="bounded", options={"xatol": 1e-4})
-        return round(float(np.exp(found.x)), 5) if found.fun < loss(0.0) else 1.0
+        return round(float(np.exp(found.x)), 5) if len(logits) * (loss(0.0) - found.fun) > 1 else 1.0
 
     if not multi_label:
         return [best(lambda log: float(F.cross_entropy(logits / np.exp(log), labels)))]

@@ -136,7 +136,7 @@ class Fit:
                     interrupts.agree()
                     interrupts.checkpoint(progress)
                     continue
-                fit_experts(model, validating, accelerator)
+                fit_experts(model, validating, accelerator, self.objective.chooses)
                 metrics = self.objective.measure(model, validating, accelerator, self.console)
                 seconds = round(progress.seconds, 1)
                 progress.end_epoch(

@@ -32,6 +32,7 @@ class Objective:
         metrics: By which the best epoch can be chosen.
         table: Metrics that the table of epochs shows.
         select: The one that chooses the best epoch.
+        chooses: Of a validation row's number, whether it chooses the epoch, where others calibrate.
     """
 
     needs_labels: bool
@@ -39,6 +40,7 @@ class Objective:
     metrics: tuple[str, ...]
     table: tuple[str, ...]
     select: str
+    chooses: Callable[[int], bool] | None = None
 
     def score(self, epoch: dict[str, Any]) -> tuple[float, float]:
         """By what epochs are compared, more is better: the metric `select`, then the loss."""

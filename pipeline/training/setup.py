@@ -120,7 +120,7 @@ def set_up(
     what = f"{len(rows.names)} classes" if labelled else "no labels needed"
     if labelled and config.calibration and len(validation) >= ENOUGH_TO_CALIBRATE:
         chooses = partial(chooses_epoch, config.seed)
-        objective = replace(objective, measure=partial(objective.measure, chooses=chooses))
+        objective = replace(objective, measure=partial(objective.measure, chooses=chooses), chooses=chooses)
     console.print(f"data: {len(training)} rows to train on, {len(validation)} to validate ({rows.source}), {what}")
     config, length = with_length(config, network, len(training))
     console.print(length)

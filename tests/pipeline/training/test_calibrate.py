@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -41,7 +42,12 @@ def test_a_run_calibrates_for_each_modality_and_says_so(calibrated):
 
 
 def test_scores_are_the_same_on_every_way_in(calibrated, tmp_path):
-    classify = ImageTextClassifier.from_pretrained(calibrated[0])
+    shutil.copytree(calibrated[0] / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    for name, temperature in (("both", 1.5), ("text", 2.0), ("image", 0.7)):
+        config["calibration"][name]["temperature"] = [temperature]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    classify = ImageTextClassifier.from_pretrained(tmp_path / "model")
     model = classify.model
     given = [{"image": picture("red"), "text": "a red shirt"}, {"text": "a blue shirt"}, {"image": picture("blue")}]
     found = classify(given)
@@ -53,7 +59,7 @@ def test_scores_are_the_same_on_every_way_in(calibrated, tmp_path):
     assert not torch.allclose(expected, raw, atol=1e-4)
     for row, one in zip(expected.tolist(), found, strict=True):
         assert list(one["scores"].values()) == pytest.approx(row, abs=1e-6)
-    task = pipeline(TASK, model=str(calibrated[0] / "model"))
+    task = pipeline(TASK, model=str(tmp_path / "model"))
     for row, one in zip(expected.tolist(), given, strict=True):
         by_label = {answer["label"]: answer["score"] for answer in task(one)}
         assert [by_label[name] for name in classify.labels] == pytest.approx(row, abs=1e-6)

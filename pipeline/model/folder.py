@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,10 +17,13 @@ from ...encoders.text import quiet_transformers
 from ..runtime.files import reason, user_path
 from ..runtime.outputs import beside, restore
 from .checks import check_files
+from .config import DiptychConfig
 from .model import DiptychModel
 from .processor import DiptychProcessor
 from .tokenizer import require_fit, require_words
 
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""Of a model's folder; none of them holds code."""
 _TRAINING_IDS = "training_rows.safetensors"
 """In a model's folder: hashes of the rows that it was trained on, by which evaluation knows them again."""
 
@@ -56,21 +60,40 @@ def load_model(
         require_words(processor.tokenizer)
         require_fit(processor.tokenizer, model.text_encoder, processor.max_length)
     except Exception as error:  # of safetensors, of tokenizers, of JSON that is no such file: each has its own
-        first = reason(error)
-        if isinstance(place, str):
-            raise ValueError(
-                f"there is no folder {name_or_folder} here, and the Hub's model of that name cannot be loaded: {first}"
-            ) from error
-        raise ValueError(f"the model at {name_or_folder} cannot be loaded: {first}") from error
+        raise _not_loaded(name_or_folder, place, error) from error
     if labels is not None:
         model.set_labels(labels, multi_label=multi_label)
     return model.eval(), processor
 
 
-def _fetched(name: str, revision: str | None, token: str | None) -> Path:
+def load_config(name_or_folder: str | Path) -> tuple[DiptychConfig, int]:
+    """The configuration of a saved model, and the version of the format that it was saved in; no weights are read.
+
+    Raises:
+        ValueError: As of `load_model`.
+    """
+    place = model_folder(name_or_folder)
+    try:
+        folder = _fetched(place, None, None, ("config.json",)) if isinstance(place, str) else place
+        check_files(folder)
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return DiptychConfig.from_pretrained(folder), int(content.get("format_version", 1))
+    except Exception as error:
+        raise _not_loaded(name_or_folder, place, error) from error
+
+
+def _not_loaded(name_or_folder: str | Path, place: str | Path, error: Exception) -> ValueError:
+    if isinstance(place, str):
+        return ValueError(
+            f"there is no folder {name_or_folder} here, and the Hub's model of that name cannot be loaded: "
+            f"{reason(error)}"
+        )
+    return ValueError(f"the model at {name_or_folder} cannot be loaded: {reason(error)}")
+
+
+def _fetched(name: str, revision: str | None, token: str | None, files: Sequence[str] = _FILES) -> Path:
     """The folder of a Hub's model, without any code that is in it."""
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
+    return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=[*files]))
 
 
 def model_folder(name_or_folder: str | Path) -> str | Path:

@@ -57,21 +57,25 @@ def draw_reliability(scores: dict[str, tuple[Tensor, Tensor]], labels: dict[str,
 
 def draw_coverage(
     rows: Mapping[str, tuple[Tensor, Tensor]], thresholds: Mapping[str, Mapping[float, float]], path: Path
-) -> None:
+) -> bool:
     """Write a coverage-accuracy curve (PNG): the accuracy of those rows that have the highest scores.
 
     Args:
         rows: Scores (rows, classes) and class indices (rows,), by modality.
         thresholds: By modality, of each promised precision the score from which on it is answered.
         path: Of the picture.
+
+    Returns:
+        Whether it was: not of fewer than `_FEWEST` rows.
     """
+    rows = {name: kept for name, kept in rows.items() if len(kept[1]) >= _FEWEST}
+    if not rows:
+        return False
     figure = _figure(6.4, 4.4)
     axes = figure.subplots()
     lowest = 1.0
     for name, (scores, labels) in rows.items():
         confidence, right = confidences(scores, labels)
-        if len(right) < _FEWEST:
-            continue
         order = np.argsort(-confidence, kind="stable")
         answered = np.arange(1, len(right) + 1)
         accuracy = right[order].cumsum() / answered
@@ -94,6 +98,7 @@ def draw_coverage(
     axes.set(xlim=(0, 101), ylim=(max(0.0, lowest - 0.02), 1.005))
     axes.legend(frameon=False, loc="lower left")
     _save(figure, path)
+    return True
 
 
 def picture_place(folder: str | Path, name: str) -> Path:

@@ -123,8 +123,8 @@ def evaluate(
             sampled = {name: found[name].argmax(dim=1) == found["labels"] for name in found if name != "labels"}
         report["worth"] = worth_report(right, sampled)
     if picture is not None and accelerator.is_main_process:
-        draw_coverage(scored(kept, classifier.config), _thresholds(classifier.config), picture)
-        say(f"accuracy by coverage: {picture}")
+        drawn = draw_coverage(scored(kept, classifier.config), _thresholds(classifier.config), picture)
+        say(f"accuracy by coverage: {picture if drawn else 'not drawn of so few rows'}")
     return report
 
 

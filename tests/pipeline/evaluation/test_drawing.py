@@ -54,6 +54,7 @@ def test_rows_of_one_score_are_answered_together_and_few_rows_have_no_curve(line
     draw_coverage({"both": same, "text": (same[0][:19], same[1][:19])}, {}, tmp_path / "c.png")
     assert lines["image and text, 30 rows"].tolist() == [[100.0, 0.5]]
     assert not any(label.startswith("text only") for label in lines)
+    assert not draw_coverage({"both": (same[0][:19], same[1][:19])}, {}, tmp_path / "d.png")
 
 
 def test_evaluate_draws_it_into_the_run_and_where_it_is_told_to(tiny, pairs, tmp_path):

@@ -43,7 +43,6 @@ from torch import Tensor
 
 Rows = dict[str, tuple[Tensor, Tensor]]
 """Raw logits and labels by modality."""
-SIMULATIONS, RESPLITS = 10_000, 200
 PRECISION, LEVEL = 0.90, 0.90
 
 
@@ -53,8 +52,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--cache-dir", help="Of features, as for training")
+    parser.add_argument("--simulations", type=int, default=10_000)
+    parser.add_argument("--resplits", type=int, default=200)
     options = parser.parse_args()
-    lines = [line for run in options.runs for line in judge(run, options.data, options.cache_dir)]
+    lines = [line for run in options.runs for line in judge(run, options)]
     print("| run | modality | NLL before | after | change | ECE after | by chance | Brier | accuracy before | after |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for line in lines:
@@ -69,14 +70,15 @@ def main() -> None:
     print(f"\n{summary(lines)}")
 
 
-def judge(run: Path, data: str, cache_dir: str | None) -> Iterator[dict[str, Any]]:
+def judge(run: Path, options: Any) -> Iterator[dict[str, Any]]:
     """What is printed of a run, a line for each modality."""
     model, processor = load_model(run)
     config = model.config
     if not config.calibration:
         raise SystemExit(f"{run} is not calibrated")
     validation, test = (
-        logits_of(model, processor, data, split, cache_folder(cache_dir)) for split in ("validation", "test")
+        logits_of(model, processor, options.data, split, cache_folder(options.cache_dir))
+        for split in ("validation", "test")
     )
     rng = np.random.default_rng(0)
     for number, name in enumerate(MODALITIES):
@@ -85,9 +87,9 @@ def judge(run: Path, data: str, cache_dir: str | None) -> Iterator[dict[str, Any
         after = scores(logits, config, torch.full((len(logits),), number))
         metrics = calibration_metrics(before, labels), calibration_metrics(after, labels)
         confidence, right = confidences(after, labels)
-        simulated = simulated_errors(confidence, rng)
+        simulated = simulated_errors(confidence, rng, options.simulations)
         answered = confidence >= precision_threshold(config, name, PRECISION)
-        held, size = resplit(config, name, validation[name], test[name], rng)
+        held, size = resplit(config, name, validation[name], test[name], rng, options.resplits)
         yield {
             "run": run.name,
             "modality": {"both": "both", "text": "text only", "image": "image only"}[name],
@@ -121,21 +123,26 @@ def logits_of(model: Any, processor: Any, data: str, split: str, cache: Path) ->
     return {name: (kept[view][there], kept["labels"][there]) for name, (view, there) in views.items()}
 
 
-def simulated_errors(confidence: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def simulated_errors(confidence: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
     """The expected calibration error of labels that are drawn from the calibrated scores, so that they are perfect."""
-    drawn = rng.random((SIMULATIONS, len(confidence))) < confidence
+    drawn = rng.random((count, len(confidence))) < confidence
     return np.array([expected_calibration_error(confidence, right) for right in drawn])
 
 
 def resplit(
-    config: Any, name: str, validation: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], rng: np.random.Generator
+    config: Any,
+    name: str,
+    validation: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    rng: np.random.Generator,
+    count: int,
 ) -> tuple[float, float]:
-    """Mean share of rows whose set holds their label, and mean size of the sets, over `RESPLITS` new splits."""
+    """Mean share of rows whose set holds their label, and mean size of the sets, over `count` new splits."""
     config = deepcopy(config)
     logits, labels = (torch.cat(parts).double() for parts in zip(validation, test, strict=True))
     labels = labels.long()
     found = []
-    for _ in range(RESPLITS):
+    for _ in range(count):
         order = torch.from_numpy(rng.permutation(len(labels)))
         one, other = order[: len(validation[1])], order[len(validation[1]) :]
         temperature = fit_temperature(logits[one], labels[one])[0]

@@ -1,6 +1,6 @@
 """Heads over cached trunks: encode a table once, then train as many fusions over it as you like.
 
-Shared by `ablation.py` and `missing_halves.py`. The encoders are frozen and the pictures not augmented, so
+For `ablation.py`. The encoders are frozen and the pictures not augmented, so
 each picture and each text passes its trunk once; the projections, the fusion and the head train.
 """
 

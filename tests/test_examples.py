@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import DatasetDict
-from diptych import load_model
+from diptych import load_model, train
 from diptych.pipeline.demo.scenes import SHIPPED_MODEL
 from diptych.pipeline.model.folder import save_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -228,3 +229,49 @@ def test_the_pretrained_efficientnet_is_the_network_of_its_package(here, tmp_pat
         torch.testing.assert_close(logits, theirs(pixels), atol=1e-4, rtol=1e-5)
     names = [ours.config.id2label[index] for index in logits.argmax(1).tolist()]
     assert names[2].startswith("espresso"), names
+
+
+TINY = {
+    "image_weights": "random",
+    "image_size": [16, 16],
+    "epochs": 1,
+    "batch_size": 8,
+    "architecture": {"hidden_size": 16, "fusion_heads": 2, "fusion_layers": 1, "fusion_hidden_size": 32},
+}
+
+
+def test_nine_cells_of_missing_modalities_once_each(here, products, text_folder, tmp_path):
+    out = tmp_path / "missing"
+    given = [products, "--out", out, "--image-encoder", "resnet-tiny", "--text-encoder", text_folder, "--rows", 24]
+    given += ["--label-column", "season", "--options", json.dumps(TINY)]
+    rows = rows_of(here("missing_halves.py", *given))
+    assert list(rows)[1:] == ["text", "image", "both"]
+    assert all(re.fullmatch(r"\d+\.\d% \(\d+\.\d% to \d+\.\d%\)", cell) for cell in rows["text"] + rows["both"])
+    cells = json.loads((out / "cells.json").read_text())
+    assert len(cells["cells"]) == 9
+    record = json.loads((out / "image" / "run.json").read_text())
+    assert record["rows"] == {"train": 24, "validation": 24}
+    assert record["problems"] == {"image_missing": 17}
+    del cells["cells"]["image text"]
+    kept = {name: {**cell, "accuracy": 0.125} for name, cell in cells["cells"].items()}
+    (out / "cells.json").write_text(json.dumps(cells | {"cells": kept}))
+    before = (out / "image" / "run.json").stat().st_mtime_ns
+    again = rows_of(here("missing_halves.py", *given))
+    assert sum(cell.startswith("12.5%") for row in again.values() for cell in row) == 8
+    assert again["image"][0] == rows["image"][0]
+    assert (out / "image" / "run.json").stat().st_mtime_ns == before
+    with pytest.raises(SystemExit, match="is of other options"):
+        here("missing_halves.py", *given, "--missing", 0.5)
+
+
+def test_calibration_of_finished_runs(here, products, text_folder, tmp_path):
+    options = {"image_encoder": "resnet-tiny", "text_encoder": text_folder, "label_column": "label", "quiet": True}
+    train(products, tmp_path / "run", say=lambda line: None, cache_dir=tmp_path / "cache", **options, **TINY)
+    few = ("--resplits", 20, "--simulations", 200, "--cache-dir", tmp_path / "cache")
+    shown = here("calibration.py", tmp_path / "run", "--data", products, *few)
+    first, second, summary = shown.strip().split("\n\n")
+    assert [line.split(" | ")[1] for line in first.splitlines()[2:]] == ["both", "text only", "image only"]
+    assert [line.split(" | ")[1] for line in second.splitlines()[2:]] == ["both", "text only", "image only"]
+    assert "accuracy unchanged: 3 of 3" in summary
+    held = [float(line.split(" | ")[4].rstrip("%")) for line in second.splitlines()[2:]]
+    assert all(84 <= share <= 100 for share in held)  # more than 90 where rows have one score

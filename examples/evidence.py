@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -139,8 +140,6 @@ def look(model: Any, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
         image, text = model.encode(batch)
         rows = len(image.present)
         nobody = torch.zeros_like(image.present)
-        from dataclasses import replace
-
         output = model.fuse(image, text)
         parts.append(
             {

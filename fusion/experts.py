@@ -147,10 +147,12 @@ class Experts(nn.Module):
         Args:
             fused: (batch, classes), logits of the fusion.
             opinions: Of the experts.
-            weights: (batch, 2). They multiply what an expert's matrix reads: twice the weight where both are present.
+            weights: (batch, 2). They multiply what an expert's matrix reads: where both are present by
+                twice the weight, at most by 1, what a modality has alone: it counts less only where the other has
+                the larger weight.
         """
         both = opinions.present.all(dim=1, keepdim=True)
-        scale = torch.where(both, 2 * weights, weights)  # (batch, 2)
+        scale = torch.where(both, (2 * weights).clamp(max=1), weights)  # (batch, 2)
         image, text = scale[:, :1], scale[:, 1:]
         scores = opinions.scores * torch.stack([image, text, text])
         return self._beyond_prior(torch.cat([fused.unsqueeze(0), scores + self._biases()]))

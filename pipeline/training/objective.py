@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,6 +34,7 @@ class Objective:
         table: Metrics that the table of epochs shows.
         select: The one that chooses the best epoch.
         chooses: Of a validation row's number, whether it chooses the epoch, where others calibrate.
+        rows: How many validation rows choose it; 0 if that is not known.
     """
 
     needs_labels: bool
@@ -41,14 +43,25 @@ class Objective:
     table: tuple[str, ...]
     select: str
     chooses: Callable[[int], bool] | None = None
+    rows: int = 0
 
     def score(self, epoch: dict[str, Any]) -> tuple[float, float]:
         """By what epochs are compared, more is better: the metric `select`, then the loss."""
         return epoch_score(epoch, self.select)
 
     def best(self, history: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """The best epoch, of equal ones the first; None if there is none."""
-        return max(history, key=self.score, default=None)
+        """The best epoch; None if there is none.
+
+        That is the last one within a standard error of the highest value (Breiman et al., CART, 1984), which of few
+        rows is chance: as the learning rate falls, the last epochs are the better ones. By the loss, or of rows whose
+        number is not known, it is the highest, of equal ones the first.
+        """
+        top = max(history, key=self.score, default=None)
+        if top is None or self.select == "loss" or not self.rows or top[self.select] is None:
+            return top
+        share = top[self.select]
+        least = share - math.sqrt(max(0.0, share * (1 - share)) / self.rows)
+        return next(epoch for epoch in reversed(history) if (epoch[self.select] or 0.0) >= least)
 
     def prepare(self, model: DiptychModel, alignment_weight: float | None) -> None:
         """Give a model the layers that the objective needs, and freeze those that it does not read.

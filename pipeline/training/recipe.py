@@ -29,9 +29,9 @@ class Recipe:
 
 
 RECIPE = {
-    "fast": Recipe(steps=150, epochs=1, encoder_epochs=3),
-    "balanced": Recipe(steps=300, epochs=3, encoder_epochs=6),
-    "best": Recipe(steps=1000, epochs=8, encoder_epochs=12),
+    "fast": Recipe(steps=150, epochs=2, encoder_epochs=3),
+    "balanced": Recipe(steps=300, epochs=8, encoder_epochs=8),
+    "best": Recipe(steps=1000, epochs=16, encoder_epochs=12),
 }
 MOST_EPOCHS = 50
 """However few the rows are: from then on they are learned by heart."""

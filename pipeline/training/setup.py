@@ -120,7 +120,10 @@ def set_up(
     what = f"{len(rows.names)} classes" if labelled else "no labels needed"
     if labelled and config.calibration and len(validation) >= ENOUGH_TO_CALIBRATE:
         chooses = partial(chooses_epoch, config.seed)
-        objective = replace(objective, measure=partial(objective.measure, chooses=chooses), chooses=chooses)
+        measure = partial(objective.measure, chooses=chooses)
+        objective = replace(objective, measure=measure, chooses=chooses, rows=len(validation) // 2)
+    elif labelled:
+        objective = replace(objective, rows=len(validation))
     console.print(f"data: {len(training)} rows to train on, {len(validation)} to validate ({rows.source}), {what}")
     config, length = with_length(config, network, len(training))
     console.print(length)

@@ -116,7 +116,7 @@ def test_logits_are_the_prior_and_weighed_evidence_by_hand():
     opinions, weights = experts(image, text), torch.tensor([[0.3, 0.7], [0.0, 1.0]])
     fused = torch.randn(2, CLASSES)
     logits = experts.combine(experts.evidence(fused, opinions, weights))
-    for row, scale in ((0, (0.6, 1.4)), (1, (0.0, 1.0))):
+    for row, scale in ((0, (0.6, 1.0)), (1, (0.0, 1.0))):
         parts = [fused[row], scale[0] * opinions.scores[0, row] + experts.image.bias]
         parts += [
             scale[1] * opinions.scores[1, row] + experts.text.bias,

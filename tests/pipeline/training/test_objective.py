@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import datasets
 import pytest
 import torch
@@ -47,6 +49,24 @@ def test_epochs_are_compared_by_the_metric_and_less_loss_is_better():
         metric: choose_metric(CLASSIFY, metric, None, None)[0].best(history)["epoch"] for metric in CLASSIFY.metrics
     }
     assert best == {"accuracy": 1, "macro_f1": 2, "auroc": 3, "loss": 3}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "rows", "best"),
+    [
+        ([0.5, 0.8, 0.76, 0.75], 50, 4),  # of 50 rows a standard error is 5.7 points
+        ([0.5, 0.8, 0.76, 0.74], 50, 3),
+        ([0.5, 0.8, 0.76, 0.75], 5000, 2),
+        ([0.5, 0.8, 0.76, 0.75], 0, 2),  # how many there are is not known
+        ([1.0, 0.9, 1.0, 0.99], 50, 3),
+    ],
+)
+def test_the_last_epoch_within_a_standard_error_is_kept(accuracies, rows, best):
+    history = [{"epoch": n + 1, "accuracy": a, "loss": n, "train_loss": 0.0} for n, a in enumerate(accuracies)]
+    objective = replace(CLASSIFY, rows=rows)
+    assert objective.best(history)["epoch"] == best
+    saved = [epoch for n, epoch in enumerate(history) if objective.best(history[: n + 1]) is epoch]
+    assert saved[-1]["epoch"] == best
 
 
 @pytest.mark.parametrize("objective", [CLASSIFY, MULTI_LABEL, ALIGN])

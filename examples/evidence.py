@@ -140,7 +140,7 @@ def look(model: Any, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
         image, text = model.encode(batch)
         rows = len(image.present)
         nobody = torch.zeros_like(image.present)
-        output = model.fuse(image, text)
+        output, shares = contributions(model, image, text)
         parts.append(
             {
                 "both": output.logits,
@@ -148,7 +148,7 @@ def look(model: Any, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
                 "image": model.fuse(image, replace(text, present=nobody)).logits,
                 "equal": model.fuse(image, text, modality_weights=torch.full((rows, 2), 0.5)).logits,
                 "weights": output.modality_weights,
-                "contributions": contributions(model, image, text, output.logits),
+                "contributions": shares,
                 "labels": batch["labels"],
             }
         )

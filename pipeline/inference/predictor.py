@@ -128,7 +128,11 @@ class Predictor:
                 "text_present": torch.tensor([row.text is not None for row in rows], device=self.device),
             }
         )
-        output = self.model.fuse(image, text)
+        shares = None
+        if self.options.contributions:
+            output, shares = contributions(self.model, image, text)
+        else:
+            output = self.model.fuse(image, text)
         logits = cast(Tensor, output.logits)
         config = self.model.config
         modalities = modalities_of(image.present, text.present)
@@ -146,9 +150,8 @@ class Predictor:
             }
             for row, (image_weight, text_weight) in zip(by_row, weights, strict=True)
         ]
-        if self.options.contributions:
-            shares = contributions(self.model, image, text, logits).tolist()
-            for columns, (of_image, of_text) in zip(columns_of_rows, shares, strict=True):
+        if shares is not None:
+            for columns, (of_image, of_text) in zip(columns_of_rows, shares.tolist(), strict=True):
                 columns["image_contribution"] = self._by_label(columns["label"], of_image)
                 columns["text_contribution"] = self._by_label(columns["label"], of_text)
         if self.decisions is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...encoders.tokens import Tokens
-from .model import DiptychModel
+from .model import DiptychModel, DiptychOutput
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,48 +25,52 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     return logits[own] - rest
 
 
-def contributions(model: DiptychModel, image: Tokens, text: Tokens, logits: Tensor) -> Tensor:
-    """Shapley values of image and text for the log-odds of the predicted class, (batch, 2).
+def contributions(model: DiptychModel, image: Tokens, text: Tokens) -> tuple[DiptychOutput, Tensor]:
+    """What the fusion makes of a batch, and Shapley values of image and text for the predicted class, (batch, 2).
 
     With v(S) the log-odds given the modalities S, a modality gets the mean of what it adds to nothing and of what it
     adds to the other (Shapley, 1953; for modalities Hu et al., SHAPE, 2022): both sum to v(both) - v(neither). An
     absent modality gets 0. A multi-label model has one for each class, of its own logit: (batch, 2, classes).
 
+    All views pass the fusion as one batch, as they are few numbers beside its weights: for one pair that costs less
+    than two passes.
+
     Args:
         model: With classes, in eval mode.
         image: (batch, regions, dim), as the image encoder gives them.
         text: (batch, words, dim), likewise.
-        logits: (batch, classes), what the fusion makes of both.
     """
+    count = len(image.present)
+    nobody = torch.zeros_like(image.present)
     with torch.no_grad():
-        image_only = _logits(model, image, _without(text))
-        text_only = _logits(model, _without(image), text)
-        neither = _logits(model, _without(_first(image)), _without(_first(text))).expand_as(logits)
+        output = model.fuse(
+            _joined(image, [image.present, image.present, nobody, nobody[:1]]),
+            _joined(text, [text.present, nobody, text.present, nobody[:1]]),
+        )
+    assert output.logits is not None
+    own = DiptychOutput(
+        logits=output.logits[:count],
+        modality_weights=None if output.modality_weights is None else output.modality_weights[:count],
+    )
+    views = list(output.logits.float().split([count, count, count, 1]))
     there = torch.stack([image.present, text.present], dim=1)  # (batch, 2)
-    logits = logits.float()
+    views[3] = views[3].expand_as(views[0])
     if model.config.multi_label:
-        both, with_image, with_text, empty = logits, image_only, text_only, neither
         there = there.unsqueeze(-1)
     else:
-        predicted = logits.argmax(dim=1)
-        both, with_image, with_text, empty = (
-            log_odds(some, predicted) for some in (logits, image_only, text_only, neither)
-        )
+        predicted = views[0].argmax(dim=1)
+        views = [log_odds(view, predicted) for view in views]
+    both, with_image, with_text, empty = views
     of_image = (with_image - empty + both - with_text) / 2
     of_text = (with_text - empty + both - with_image) / 2
-    return torch.stack([of_image, of_text], dim=1) * there
+    return own, torch.stack([of_image, of_text], dim=1) * there
 
 
-def _logits(model: DiptychModel, image: Tokens, text: Tokens) -> Tensor:
-    output = model.fuse(image, text)
-    assert output.logits is not None
-    return output.logits.float()
+def _joined(tokens: Tokens, views: list[Tensor]) -> Tokens:
+    """One batch of all views, each of the first rows of `tokens` and with a `present` of its own."""
 
+    def rows(values: Tensor) -> Tensor:
+        return torch.cat([values[: len(view)] for view in views])
 
-def _without(tokens: Tokens) -> Tokens:
-    return replace(tokens, present=torch.zeros_like(tokens.present))
-
-
-def _first(tokens: Tokens) -> Tokens:
-    ids = None if tokens.ids is None else tokens.ids[:1]
-    return replace(tokens, states=tokens.states[:1], mask=tokens.mask[:1], present=tokens.present[:1], ids=ids)
+    ids = None if tokens.ids is None else rows(tokens.ids)
+    return replace(tokens, states=rows(tokens.states), mask=rows(tokens.mask), present=torch.cat(views), ids=ids)

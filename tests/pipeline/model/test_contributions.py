@@ -37,7 +37,9 @@ def test_they_are_shapley_values(fusion, text_folder):
     with torch.no_grad():
         model.head.weight.mul_(30)
         image, text = model.encode(batch)
-        shares = contributions(model, image, text, model(**batch).logits)
+        output, shares = contributions(model, image, text)
+        torch.testing.assert_close(output.logits, model(**batch).logits)
+        assert (output.modality_weights is None) == (model(**batch).modality_weights is None)
         both, of_image, of_text, neither = values(model, batch)
     expected = torch.stack(
         [(of_image - neither + both - of_text) / 2, (of_text - neither + both - of_image) / 2], dim=1
@@ -61,7 +63,7 @@ def test_a_modality_that_the_model_ignores_has_none_and_equal_ones_have_equal_sh
             return DiptychOutput(logits=torch.stack([-score, score], dim=1))
 
         monkeypatch.setattr(model, "fuse", fuse)
-        shares = contributions(model, image, text, fuse(image, text).logits)
+        _, shares = contributions(model, image, text)
         assert shares[0].tolist() == pytest.approx([2 * of_image, 4.0], abs=1e-5)
         assert shares[1].tolist() == pytest.approx([2 * of_image, 0.0], abs=1e-5)
 
@@ -72,7 +74,7 @@ def test_of_several_labels_each_has_its_own(text_folder):
     batch = batch_of(processor)
     with torch.no_grad():
         logits = model(**batch).logits
-        shares = contributions(model, *model.encode(batch), logits)
+        _, shares = contributions(model, *model.encode(batch))
         off = torch.zeros(4, dtype=torch.bool)
         neither = model(**{**batch, "image_present": off, "text_present": off}).logits
     assert shares.shape == (4, 2, 2)

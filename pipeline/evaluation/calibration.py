@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.calibration import MODALITIES, nonconformity
+from ..model.calibration import MODALITIES, in_order_of, nonconformity
 from ..model.config import DiptychConfig
 from ..runtime.choices import SET_SCORES
 
@@ -17,8 +17,13 @@ BINS = 15
 """Of the expected calibration error: of equal mass, each with as many rows."""
 MOST_ROWS = 2_000
 """So many calibration rows are kept with a model, for its thresholds and sets."""
+_RIDGE = 30
+"""Rows that scales and shifts of classes are held to none by: an error of 0.13 in each counts half a nat."""
+_FOLDS = 5
 FEW = 30
 """With fewer rows of a kind nothing is calibrated."""
+FEW_FOR_CLASSES = 200
+"""With fewer, or fewer than 10 for each class, classes are not scaled one by one."""
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, *, multi_label: bool = False) -> list[float]:
@@ -52,10 +57,56 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, multi_label: bool = False
     return found
 
 
+def fit_vector(logits: Tensor, labels: Tensor, *, seed: int = 0) -> tuple[list[float], list[float]] | None:
+    """Scale and shift of each class, where they lower the negative log-likelihood of rows that they are not fitted to.
+
+    None where rows are few, or where cross-validation does not show it with 95 % confidence.
+
+    Args:
+        logits: (rows, classes), divided by the temperature.
+        labels: (rows,), class indices.
+        seed: Of the rows that are taken where there are more than `MOST_ROWS`, and of the folds.
+    """
+    if len(labels) < max(FEW_FOR_CLASSES, 10 * logits.shape[1]):
+        return None
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels))[:MOST_ROWS])
+    logits, labels = logits[order].double(), labels[order]
+    gains = []
+    for fold in torch.arange(len(labels)).tensor_split(_FOLDS):
+        others = torch.ones(len(labels), dtype=torch.bool).index_fill(0, fold, value=False)
+        scale, shift = _fit_classes(logits[others], labels[others])
+        changed = in_order_of(logits[fold], logits[fold] * scale + shift)
+        before, after = (F.cross_entropy(some, labels[fold], reduction="none") for some in (logits[fold], changed))
+        gains.append(before - after)
+    gain = torch.cat(gains)
+    if gain.mean() < 1.645 * gain.std() / len(gain) ** 0.5:
+        return None
+    scale, shift = _fit_classes(logits, labels)
+    return [round(value, 5) for value in scale.tolist()], [round(value, 5) for value in shift.tolist()]
+
+
+def _fit_classes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift of each class, (classes,) each."""
+    numbers = torch.zeros(2, logits.shape[1], dtype=logits.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([numbers], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(logits * numbers[0].exp() + numbers[1], labels)
+        value = value + _RIDGE * numbers.square().sum() / len(labels)
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    log_scale, shift = numbers.detach()
+    return log_scale.exp(), shift
+
+
 def calibrate(
     logits: dict[str, Tensor], labels: dict[str, Tensor], config: DiptychConfig, *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """What is saved with a model: temperatures, and what thresholds and sets are chosen by, for each of `MODALITIES`.
+    """What is saved with a model for each of `MODALITIES`: temperature, scales, what thresholds and sets are chosen by.
 
     Args:
         logits: (rows, classes), raw, by modality.
@@ -72,7 +123,13 @@ def calibrate(
         calibration[name] = {"temperature": temperature, "rows": len(raw)}
         if config.multi_label:
             continue
-        scores = (raw / temperature[0]).softmax(dim=1)
+        scaled = raw / temperature[0]
+        vector = fit_vector(scaled, truth, seed=seed)
+        if vector is not None:
+            calibration[name] |= dict(zip(("scale", "shift"), vector, strict=True))
+            scale, shift = map(torch.tensor, vector)
+            scaled = in_order_of(raw, scaled * scale + shift)
+        scores = scaled.softmax(dim=1)
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.permutation(len(raw))[:MOST_ROWS]).tolist()
         draws = rng.random(len(chosen))

@@ -46,6 +46,34 @@ def temperatures(config: DiptychConfig, modalities: Tensor) -> Tensor:
     return filled.to(modalities.device)[modalities]
 
 
+def calibrated(logits: Tensor, config: DiptychConfig, modalities: Tensor) -> Tensor:
+    """Logits (batch, classes) of calibrated scores, in the order of the raw ones.
+
+    They are divided by a temperature. Where a model has scales and shifts of its classes, these follow (vector scaling:
+    Guo et al., 2017), and the outcome is dealt out in the order of the raw logits, so that the label stays (Rahimi et
+    al., Intra Order-Preserving Functions, 2020).
+
+    Args:
+        logits: (batch, classes), raw.
+        config: Of a calibrated model.
+        modalities: (batch,), as `modalities_of` gives them.
+    """
+    scaled = logits / temperatures(config, modalities)
+    table = config.calibration or {}
+    if not any("scale" in row for row in table.values()):
+        return scaled
+    ones, zeros = [1.0] * config.num_labels, [0.0] * config.num_labels
+    rows = [(table.get(name, {}).get("scale", ones), table.get(name, {}).get("shift", zeros)) for name in MODALITIES]
+    scale, shift = torch.tensor(rows).to(logits)[modalities].unbind(dim=1)  # (batch, classes) each
+    return in_order_of(logits, scaled * scale + shift)
+
+
+def in_order_of(logits: Tensor, values: Tensor) -> Tensor:
+    """The values (batch, classes) of each row dealt out anew: the highest goes to the highest logit, and so on."""
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(values).scatter(1, order, values.sort(dim=1, descending=True).values)
+
+
 def rows_known(config: DiptychConfig, modality: str) -> dict[str, Any]:
     """The calibration of rows with these modalities.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...encoders.tokens import widen
-from .calibration import temperatures
+from .calibration import calibrated
 from .config import DEFAULT_THRESHOLD, DiptychConfig
 
 
@@ -30,7 +30,7 @@ def scores(logits: Tensor, config: DiptychConfig, modalities: Tensor | None = No
     logits = widen(logits)
     if config.calibration:
         both = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        logits = logits / temperatures(config, both if modalities is None else modalities)
+        logits = calibrated(logits, config, both if modalities is None else modalities)
     return logits.sigmoid() if config.multi_label else logits.softmax(dim=-1)
 
 

@@ -32,8 +32,8 @@ def calibrate_run(fit: Fit, batches: Batches, *, seed: int, rows: int) -> dict[s
         rows: Of validation, in all processes.
 
     Returns:
-        By modality: `rows`, `temperature`, and negative log-likelihood, ECE and Brier score `before` and `after`;
-        nothing in all processes but the main one.
+        By modality: `rows`, `temperature`, `each_class`, whether classes are scaled one by one, and negative
+        log-likelihood, ECE and Brier score `before` and `after`; nothing in all processes but the main one.
     """
     model, processor = load_model(fit.folder.model)
     kept = collect(model.to(fit.accelerator.device), batches, fit.accelerator, fit.console, each_half=True)
@@ -62,6 +62,7 @@ def calibrate_run(fit: Fit, batches: Batches, *, seed: int, rows: int) -> dict[s
         report[name] = {
             "rows": len(before),
             "temperature": calibration[name]["temperature"],
+            "each_class": "scale" in calibration[name],
             "before": calibration_metrics(before, labels[name]),
             "after": calibration_metrics(after, labels[name]),
         }
@@ -73,7 +74,8 @@ def calibrate_run(fit: Fit, batches: Batches, *, seed: int, rows: int) -> dict[s
         changes = (
             f"{key.upper()} {values['before'][key]:.3f} -> {values['after'][key]:.3f}" for key in values["after"]
         )
-        fit.console.print(f"  {TITLES[name]:15}{values['rows']:6} rows  {'  '.join(changes)}")
+        each = "  (each class scaled)" if values["each_class"] else ""
+        fit.console.print(f"  {TITLES[name]:15}{values['rows']:6} rows  {'  '.join(changes)}{each}")
     return report
 
 

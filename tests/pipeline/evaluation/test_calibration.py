@@ -13,7 +13,10 @@ from diptych.pipeline.evaluation.calibration import (
     calibration_metrics,
     expected_calibration_error,
     fit_temperature,
+    fit_vector,
 )
+from diptych.pipeline.model.calibration import in_order_of
+from diptych.pipeline.model.scores import scores
 from sklearn.metrics import brier_score_loss, log_loss
 
 from ..model.test_calibration import CLASSES, drawn
@@ -31,6 +34,43 @@ def test_a_temperature_that_is_chance_is_none():
     assert found.count(1.0) >= 30
     sharp = [(logits * 3, labels) for logits, labels in (drawn(300, seed=seed) for seed in range(9))]
     assert all(fit_temperature(*rows)[0] > 1.5 for rows in sharp)
+
+
+def shifted(rows, seed):
+    """Logits that are too high for one class and too sharp for another, and labels."""
+    logits, labels = drawn(rows, seed=seed)
+    return logits * torch.tensor([1.0] * (CLASSES - 1) + [2.0]) + torch.tensor([1.0] + [0.0] * (CLASSES - 1)), labels
+
+
+def test_classes_are_scaled_where_that_helps_rows_that_were_not_fitted():
+    logits, labels = shifted(1_500, 0)
+    scale, shift = fit_vector(logits, labels)
+    assert scale[-1] < 0.8 < scale[0]
+    assert shift[0] < min(shift[1:])
+    other, truth = shifted(3_000, 1)
+    changed = in_order_of(other, other * torch.tensor(scale) + torch.tensor(shift))
+    before, after = (calibration_metrics(some.softmax(1), truth)["nll"] for some in (other, changed))
+    assert after < before - 0.02
+    assert torch.equal(other.argsort(1), changed.argsort(1))
+
+
+@pytest.mark.parametrize("rows", [100, 1_500])
+def test_classes_that_are_right_or_few_rows_are_left_alone(rows):
+    logits, labels = shifted(rows, 2) if rows == 100 else drawn(rows, seed=2)
+    assert fit_vector(logits, labels) is None
+
+
+def test_scaled_classes_are_saved_and_used():
+    config = DiptychConfig(id2label={i: str(i) for i in range(CLASSES)})
+    logits, labels = shifted(1_500, 0)
+    config.calibration = calibrate({"image": logits}, {"image": labels}, config)
+    assert set(config.calibration) == {"image"}
+    of_image, of_text = (scores(logits, config, torch.full((len(logits),), kind)) for kind in (2, 1))
+    assert torch.equal(of_text, logits.softmax(1))
+    assert calibration_metrics(of_image, labels)["nll"] < calibration_metrics(of_text, labels)["nll"] - 0.02
+    assert torch.equal(of_image.argmax(1), of_text.argmax(1))
+    known = config.calibration["image"]["score"]
+    assert sorted(known) == pytest.approx(sorted(of_image.max(1).values.tolist()), abs=1e-4)
 
 
 def test_of_several_labels_each_class_by_itself():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +150,9 @@ def test_every_path_of_50_configurations(text_folder, tmp_path_factory, dtype, r
 @pytest.mark.slow
 @settings(EVERY, max_examples=5)
 @CONFIGURED
-def test_tables_in_one_file_and_in_parts_say_the_same(text_folder, tmp_path_factory, fields, seed, batch_size):
+def test_tables_in_one_file_in_parts_and_by_two_processes_say_the_same(
+    text_folder, tmp_path_factory, fields, seed, batch_size
+):
     folder = tmp_path_factory.mktemp("run")
     expected = check_every_path(text_folder, folder, fields, seed, batch_size, torch.float32, 1e-4)
     lines = []
@@ -158,15 +162,22 @@ def test_tables_in_one_file_and_in_parts_say_the_same(text_folder, tmp_path_fact
         lines.append(json.dumps({"image": f"{row}.png" if colour is not None else None, "text": text}))
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "out").mkdir()
-    for out, part_rows in (("one.jsonl", 10_000), ("parts/", 3)):
-        options = {"batch_size": batch_size, "part_rows": part_rows, "quiet": True, "say": lambda line: None}
-        classify_table(str(folder / "rows.jsonl"), str(folder / "out" / out), model=folder / "model", **options)
-        if out == "parts/":
-            rows = [
-                row
-                for file in sorted((folder / "out").glob("parts/*.parquet"))
-                for row in pq.read_table(file).to_pylist()
-            ]
+    for out, part_rows, processes in (("one.jsonl", 10_000, 1), ("parts/", 3, 1), ("two/", 2, 2)):
+        data, place = str(folder / "rows.jsonl"), folder / "out" / out
+        if processes == 1:
+            options = {"batch_size": batch_size, "part_rows": part_rows, "quiet": True, "say": lambda line: None}
+            classify_table(data, f"{folder / 'out'}/{out}", model=folder / "model", **options)
         else:
-            rows = [json.loads(line) for line in (folder / "out" / out).read_text().splitlines()]
+            words = ["classify", "--data", data, "--out", f"{place}/", "--model", folder / "model", "--quiet"]
+            words += ["--batch-size", batch_size, "--part-rows", part_rows, "--processes", processes]
+            command = [sys.executable, "-m", "diptych", *map(str, words)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
+        if out == "one.jsonl":
+            rows = [json.loads(line) for line in place.read_text().splitlines()]
+        else:
+            parts = sorted(place.glob("*.parquet"))
+            assert len(parts) == -(-len(TEXTS) // part_rows)
+            rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
+        assert [row["row"] for row in rows] == list(range(len(TEXTS)))
         agree(torch.tensor([list(row["scores"].values()) for row in rows]), expected, 1e-4)

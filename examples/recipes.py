@@ -27,14 +27,13 @@ def main() -> None:
     parser = study_options(__doc__)
     parser.add_argument("--columns", default="label,season,colour")
     parser.add_argument("--sizes", default="200,500,1000,4393")
-    parser.add_argument("--options", default="{}", help="JSON of further options of `diptych train`")
-    parser.add_argument("--name", default="default", help="Of these options, in the table")
+    parser.add_argument("--name", default="default", help="Of --options, in the table")
     parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
     results = Results(options.out / "recipes.jsonl", ("column", "size", "seed", "method"))
     alone = [f"{options.name}, text alone", f"{options.name}, image alone"] if options.alone else []
     if not options.table:
-        study, chosen = Study(options), json.loads(options.options)
+        study = Study(options)
         cells = [
             {"column": column, "size": int(size), "seed": seed, "method": method}
             for seed in range(options.seeds)  # a table of one seed is there first
@@ -43,20 +42,18 @@ def main() -> None:
             for method in (*LINEAR, options.name, *alone)
         ]
         for cell in cells:
-            results.add(lambda cell=cell: judged(study, options.name, chosen, **cell), **cell)
+            results.add(lambda cell=cell: judged(study, options.name, **cell), **cell)
     print_table(results)
 
 
-def judged(
-    study: Study, name: str, options: dict[str, Any], *, column: str, size: int, seed: int, method: str
-) -> dict[str, Any]:
+def judged(study: Study, name: str, *, column: str, size: int, seed: int, method: str) -> dict[str, Any]:
     """Accuracy of one method in one cell."""
     rows = np.random.RandomState(seed).permutation(len(study.train))[:size]
     if method in LINEAR:
         return {"accuracy": float(study.linear(method, column, rows).mean())}
     only = {"text alone": "text_only", "image alone": "image_only"}.get(method.removeprefix(f"{name}, "), "both")
     more = {} if only == "both" else {only: True}
-    run = study.run("recipes", study.train.select(rows), column, seed, **options, **more)
+    run = study.run("recipes", study.train.select(rows), column, seed, **more)
     _, found = study.logits(run, study.judged, column)
     accuracy = {n: float((found[n].argmax(1) == found["labels"]).float().mean()) for n in ("both", *VIEWS)}
     steps = json.loads((run / "run.json").read_text())["steps"]
@@ -74,7 +71,7 @@ def print_table(results: Results) -> None:
     for line in results.lines:
         cell = line["column"], line["size"]
         found.setdefault(line["method"], {}).setdefault(cell, []).append(100 * line["accuracy"])
-        for view in VIEWS.keys() & line.keys():
+        for view in (view for view in VIEWS if view in line):
             name = f"{line['method']}, {VIEWS[view]}"
             found.setdefault(name, {}).setdefault(cell, []).append(100 * line[view])
     cells = sorted({cell for method in found.values() for cell in method})

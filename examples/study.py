@@ -46,6 +46,7 @@ def study_options(description: str) -> ArgumentParser:
     parser.add_argument("--text-encoder")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--judge", choices=("held-out", "train"), default="held-out", help="train: for choosing")
+    parser.add_argument("--options", default="{}", help="JSON of further options of `diptych train`, for every run")
     parser.add_argument("--table", action="store_true", help="Only print the table")
     return parser
 
@@ -64,7 +65,7 @@ class Study:
                 self.train.select(np.where(part == 0)[0]),
                 self.train.select(np.where(part > 0)[0]),
             )
-        self.out = options.out
+        self.out, self.options = options.out, json.loads(options.options)
         self.encoders = {"image_encoder": options.image_encoder, "text_encoder": options.text_encoder}
         self.cache = options.out / "cache"
         self._means: list[tuple[np.ndarray, ...]] = []
@@ -74,8 +75,14 @@ class Study:
         folder = self.out / "runs" / name
         if not (folder / "model" / "config.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            how = {"label_column": column, "seed": seed, "cache_dir": self.cache, "quiet": True}
-            train(rows, folder, **self.encoders, **how, **options, say=lambda line: None)
+            how = {
+                "label_column": column,
+                "seed": seed,
+                "cache_dir": self.cache,
+                "quiet": True,
+                "say": lambda line: None,
+            }
+            train(rows, folder, **(self.encoders | how | options | self.options))
         return folder
 
     def batches(self, folder: Path, rows: datasets.Dataset, column: str) -> tuple[Any, Iterable[dict[str, Any]]]:

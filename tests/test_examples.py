@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import DatasetDict
-from diptych import load_model, train
+from diptych import load_model, make_scenes, train
 from diptych.pipeline.demo.scenes import SHIPPED_MODEL
 from diptych.pipeline.model.folder import save_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -275,3 +275,35 @@ def test_calibration_of_finished_runs(here, products, text_folder, tmp_path):
     assert "accuracy unchanged: 3 of 3" in summary
     held = [float(line.split(" | ")[4].rstrip("%")) for line in second.splitlines()[2:]]
     assert all(84 <= share <= 100 for share in held)  # more than 90 where rows have one score
+
+
+@pytest.fixture(scope="module")
+def three_splits(tmp_path_factory):
+    """A folder of drawings with sentences, of which one column has four classes and one has two."""
+    folder = tmp_path_factory.mktemp("splits")
+    for split, seed, rows in (("train", 0, 60), ("validation", 1, 12), ("test", 2, 12)):
+        table = make_scenes(rows, seed=seed, size=64)
+        table = table.add_column("season", [str(len(text) % 4) for text in table["text"]])
+        table.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "more", "shown"),
+    [
+        ("recipes.py", ("--sizes", "40", "--alone"), "| default, without image |"),
+        ("products.py", (), "| Diptych, fine-tuned - late fusion |"),
+        ("evidence.py", (), "| e: larger weight on the modality left alone |"),
+    ],
+)
+def test_the_studies_print_their_tables_and_resume(script, more, shown, three_splits, tmp_path):
+    small = '{"epochs": 1, "unfreeze_text": 1, "architecture": {"hidden_size": 16, "fusion_heads": 2}}'
+    encoders = ("--image-encoder", SHIPPED_MODEL, "--text-encoder", SHIPPED_MODEL)
+    words = (*encoders, "--seeds", 1, "--columns", "season,label", "--options", small, *more)
+    table = example(script, three_splits, tmp_path / "out", *words)
+    assert "season" in table
+    assert shown in table
+    results = next((tmp_path / "out").glob("*.jsonl")).read_text()
+    assert example(script, three_splits, tmp_path / "out", *words) == table
+    assert next((tmp_path / "out").glob("*.jsonl")).read_text() == results  # nothing was computed again

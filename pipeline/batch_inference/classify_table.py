@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -32,7 +32,7 @@ from ..runtime.files import reason, user_path
 from ..runtime.options import take_options
 from ..runtime.outputs import beside, keep_part, see_that_it_is_new
 from ..runtime.signals import Interrupted, StopSignals
-from .identity import identity_of, see_that_data_stays, states_of
+from .identity import FileStamps, changed_images, identity_of, names_files, see_that_data_stays, states_of
 from .parts import Parts
 from .row_cursor import RowCursor, write_parts
 from .team import Team
@@ -121,7 +121,13 @@ def classify_table(
             if not team.main:
                 return {}
             identity = identity_of(data, job.table, job.columns, job.classifier, resume=resume, **others)
-            return parts.begin(identity, resume=resume, overwrite=overwrite, say=say)
+            record = parts.begin(identity, resume=resume, overwrite=overwrite, say=say)
+            if record["state"] == "done" and (changed := _changed_images(job, parts, parts.numbers())):
+                raise ValueError(
+                    f"the run in {out} is done, and images of {parts.path(changed[0])} were changed since: give "
+                    "--overwrite in place of --resume to begin anew"
+                )
+            return record
 
         rows_apart = {"batch_size", "workers"}  # these change nothing but the last digits
         others: dict[str, Any] = {
@@ -265,12 +271,20 @@ def _write_share(
     def wanted(part: int) -> bool:
         return mine(part) and part not in there
 
-    there = parts.whole(mine, say)
+    there, stamps = parts.whole(mine, say), dict[int, FileStamps]()
+    for part in _changed_images(job, parts, there):
+        say(f"removing {parts.path(part)}, to compute it again: images of its rows were changed")
+        parts.remove([part])
+        there.remove(part)
+    files = names_files(job.table, job.columns)
     name = "classify" if team.count == 1 else f"classify, process 1 of {team.count}"
     with tqdm(desc=name, unit="row", disable=True if quiet else None) as bar:
 
         def predict(first: int, rows: Iterator[Any]) -> Iterator[dict[str, Any]]:
             number = first
+            if files:
+                stamps[first // parts.rows] = FileStamps(job.columns, job.table.folder)
+                rows = stamps[first // parts.rows].passing(rows)
             try:
                 for row in job.predictions(readable(rows, job.table.name, first)):
                     check()
@@ -284,7 +298,19 @@ def _write_share(
                 ) from error
 
         pieces = RowCursor(job.table.rows, lambda row: wanted(row // parts.rows))
-        return write_parts(parts, pieces, predict, wanted=wanted, check=check, **job.writing(parts.suffix))
+        return write_parts(
+            parts,
+            pieces,
+            predict,
+            wanted=wanted,
+            check=check,
+            more=lambda part: {"images": str(stamps.pop(part))} if files else {},
+            **job.writing(parts.suffix),
+        )
+
+
+def _changed_images(job: _Job, parts: Parts, numbers: Iterable[int]) -> list[int]:
+    return changed_images(job.table, job.columns, {part: parts.facts(part) for part in numbers}, parts.rows)
 
 
 def _is_stream(data: Any) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.dataset_rows import FetchedRows
 from ..data.digest import table_digest
-from ..data.rows import Columns
+from ..data.image_source import BadImage, find_image
+from ..data.rows import Columns, UnreadableRow
 from ..data.tables import FORMATS, Table
 from ..inference.classifier import ImageTextClassifier
 from ..model.fingerprint import model_digest
@@ -39,6 +44,66 @@ def identity_of(
         "diptych": __version__,
         **others,
     }
+
+
+class FileStamps:
+    """What tells that none of the image files which some rows name has changed: of each its inode, size and times.
+
+    The time of the last change (ctime) cannot be set back, as that of the last write can; so equal stamps are equal
+    contents, and no file is read for it.
+
+    Args:
+        columns: Of the rows.
+        folder: Where relative paths start.
+    """
+
+    def __init__(self, columns: Columns, folder: Path | None) -> None:
+        self.columns, self.folder = columns, folder
+        self._found = hashlib.blake2b(digest_size=16)
+
+    def passing(self, rows: Iterator[Any]) -> Iterator[Any]:
+        """The rows, each taken in before anything reads its image."""
+        for row in rows:
+            self.add(row)
+            yield row
+
+    def add(self, row: Any) -> None:
+        """Take in the file that a row names, or that there is none."""
+        stamp: tuple[int, ...] = ()
+        with contextlib.suppress(BadImage, OSError, ValueError):
+            held, _ = find_image(None if isinstance(row, UnreadableRow) else self.columns.image_of(row), self.folder)
+            if isinstance(held, Path):
+                file = held.stat()
+                stamp = (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
+        self._found.update(repr(stamp).encode())
+
+    def __str__(self) -> str:
+        return self._found.hexdigest()
+
+
+def changed_images(table: Table, columns: Columns, facts: Mapping[int, dict[str, Any]], part_rows: int) -> list[int]:
+    """The parts of which an image file has changed since they were written.
+
+    Args:
+        table: The rows of all parts.
+        columns: Which were read.
+        facts: What was written of each part that is looked at.
+        part_rows: Rows of each part.
+    """
+    if not names_files(table, columns) or not facts:
+        return []
+    now = {part: FileStamps(columns, table.folder) for part in facts}
+    rows = table.rows.select([columns.image]).only(lambda number: number // part_rows in facts)
+    for number, row in enumerate(rows):
+        if row is not None:
+            now[number // part_rows].add(row)
+    return [part for part, stamps in now.items() if facts[part].get("images") != str(stamps)]
+
+
+def names_files(table: Table, columns: Columns) -> bool:
+    """Whether images may be files that a table names; those of the Hub are known by its commit."""
+    rows = table.rows
+    return columns.image is not None and rows.again and not (isinstance(rows, FetchedRows) and rows.base)
 
 
 def see_that_data_stays(data: Any, out: str, folder: Path | None) -> None:

@@ -194,7 +194,7 @@ class Parts:
         try:
             if not resume and left:
                 say(f"replacing the earlier predictions in {self.out}: {len(left)} parts removed")
-                self._remove(left)
+                self.remove(left)
             self._forget(record)  # it was killed
             remove_leftovers(self.folder)
             self._record = {
@@ -225,17 +225,24 @@ class Parts:
                 damage = f"it has {facts['rows']} rows, not {self.rows}"
             if damage is not None:
                 say(f"removing {self.path(part)}, to compute it again: {damage}")
-                self._remove([part])
+                self.remove([part])
             else:
                 whole.add(part)
         return whole
 
-    def write(self, part: int, rows: Iterable[Mapping[str, Any]], **options: Any) -> int:
+    def write(
+        self,
+        part: int,
+        rows: Iterable[Mapping[str, Any]],
+        more: Callable[[int], Mapping[str, Any]] = lambda part: {},
+        **options: Any,
+    ) -> int:
         """Write one part beside its place and put it there when it is whole.
 
         Args:
             part: Its number.
             rows: With a `row` of their own, which is numbered anew here.
+            more: What else is to be known of the part, once its rows are written.
             options: For the `RowWriter`.
 
         Returns:
@@ -254,7 +261,7 @@ class Parts:
                         writer.write({**row, "row": first + counts.total()})
                         counts[row["status"]] += 1
                 run = self._record.get("table_run")
-                write_facts(path, new, table_run=run, rows=counts.total(), counts=counts)
+                write_facts(path, new, table_run=run, rows=counts.total(), counts=counts, **more(part))
         except (ValueError, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if not isinstance(cause, OSError):
@@ -312,7 +319,7 @@ class Parts:
 
     def _clear(self, record: dict[str, Any]) -> None:
         """Remove all parts, which have become a file."""
-        self._remove(self.numbers())
+        self.remove(self.numbers())
         self._forget(record)
         (self.folder / RECORD).unlink(missing_ok=True)
         remove_leftovers(self.folder)
@@ -341,7 +348,8 @@ class Parts:
             self._lock.release()
             self._lock = None
 
-    def _remove(self, parts: Iterable[int]) -> None:
+    def remove(self, parts: Iterable[int]) -> None:
+        """Remove parts, which are to be computed again, or have become a file."""
         for part in parts:
             self.path(part).unlink(missing_ok=True)
             facts_file(self.path(part)).unlink(missing_ok=True)

@@ -36,6 +36,7 @@ def write_parts(
     *,
     wanted: Callable[[int], bool],
     check: Callable[[], None],
+    more: Callable[[int], Mapping[str, Any]] = lambda part: {},
     **options: Any,
 ) -> int:
     """Write those parts that are wanted.
@@ -46,6 +47,7 @@ def write_parts(
         predict: From the number of the first row and rows to rows of output.
         wanted: Whether a part is to be written, by its number.
         check: Called before each part, to raise if all is to stop.
+        more: Of each part what else is to be known of it.
         options: For the `RowWriter`.
 
     Returns:
@@ -60,7 +62,9 @@ def write_parts(
         else:
             rows = pieces.take(parts.rows)
             ahead = next(rows, nothing)  # there is no part without rows
-            found = 0 if ahead is nothing else parts.write(part, predict(first, chain([ahead], rows)), **options)
+            found = (
+                0 if ahead is nothing else parts.write(part, predict(first, chain([ahead], rows)), more=more, **options)
+            )
         if found < parts.rows:
             return first + found
     raise AssertionError

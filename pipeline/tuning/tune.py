@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from ..data.read import read_data
 from ..loading.dataset import PairDataset
@@ -23,7 +24,7 @@ from ..model.build import build_model
 from ..model.folder import load_model
 from ..model.processor import DiptychProcessor
 from ..runtime.console import SILENT
-from ..runtime.files import user_path
+from ..runtime.files import Lock, user_path
 from ..runtime.launch import fork, forks
 from ..runtime.outputs import writable_folder
 from ..runtime.record import read_record, require_same, write_record
@@ -98,6 +99,46 @@ def tune(
     if not main:
         say = SILENT.print
     folder = writable_folder(out)
+    with _only_one(folder, main):
+        return _search(data, folder, team, options, trials=trials, fusions=fusions, say=say, quiet=quiet, resume=resume)
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path, main: bool) -> Iterator[None]:
+    """Keep other sweeps and runs out of a folder; of several processes the main one does.
+
+    Raises:
+        ValueError: Another is at work there; in all processes.
+    """
+    lock, busy = None, False
+    if main:
+        try:
+            lock = Lock(folder)
+        except BlockingIOError:
+            busy = True
+    if any(gather_object([busy])):
+        raise ValueError(f"another sweep or run is at work in {folder}: wait for it, or choose another --out")
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _search(
+    data: Any,
+    folder: Path,
+    team: PartialState,
+    options: dict[str, Any],
+    *,
+    trials: int,
+    fusions: Sequence[str] | None,
+    say: Callable[[str], None],
+    quiet: bool,
+    resume: bool,
+) -> dict[str, Any]:
+    """The sweep in a folder that no other writes to: args, returns and raises as of `tune`."""
+    main = team.is_main_process
     earlier = read_sweep(folder)
     team.wait_for_everyone()  # before any of them writes what others still have to read
     if earlier is not None and not resume:
@@ -134,7 +175,7 @@ def tune(
     first = True
     while (trial := _next(sweep, space, config.seed, trials)) is not None:
         try:
-            how = {"say": say if first else SILENT.print, "quiet": quiet, "resume": trial is left}
+            how: dict[str, Any] = {"say": say if first else SILENT.print, "quiet": quiet, "resume": trial is left}
             how["processes"] = 1 if team.num_processes == 1 else None  # no more than there are
             run = partial(train, data, sweep.run_folder(trial), **space.options(trial.parameters, options), **how)
             _run(trial, sweep, space, run, epochs=options["epochs"], main=main)

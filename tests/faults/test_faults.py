@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.batch_inference.parts import RECORD, Parts
 from diptych.pipeline.batch_inference.row_cursor import RowCursor, write_parts
 from diptych.pipeline.check.check import check
-from diptych.pipeline.model.folder import save_model
+from diptych.pipeline.inference import classifier
+from diptych.pipeline.model.folder import load_model, save_model
+from diptych.pipeline.runtime.files import digest
 from diptych.pipeline.runtime.outputs import beside, write_whole
 from diptych.pipeline.runtime.signals import Interrupted
-from safetensors.torch import load_file
 
 from ..conftest import picture
 from ..pipeline.training.test_train import run as train
@@ -82,6 +83,11 @@ def strike(scenario: Scenario, new: Callable[[], Path], most: int, kinds: tuple[
     with faults() as counted:
         scenario.work(folder, False)
     expected, done = scenario.result(folder), snapshot(folder)
+    models = KeptModels()
+    for _ in range(2):  # the first one loads it
+        prepared(quick := new(), scenario)
+        with models.used(), faults() as quickly:
+            scenario.work(quick, False)
     rng, outcomes = random.Random(0), Counter[str]()
     for number, (site, calls) in enumerate(sorted(counted.calls.items())):
         if site[1].startswith(("image", "reading", "rows")) and kinds is ERRORS:
@@ -89,18 +95,49 @@ def strike(scenario: Scenario, new: Callable[[], Path], most: int, kinds: tuple[
         picks = {1, calls, *rng.sample(range(1, calls + 1), min(calls, most))}
         for place, at in enumerate(sorted(picks)):
             for kind in kinds if ALL else (kinds[(number + place) % len(kinds)],):
-                outcomes[one(scenario, new(), site, at, kind, expected, {*done})] += 1
+                in_loading = quickly.calls[site] != calls
+                outcomes[one(scenario, new(), site, at, kind, expected, {*done}, models, in_loading)] += 1
     outcomes["sites"] = len(counted.calls)
     return outcomes
 
 
-def one(scenario: Scenario, folder: Path, site: Site, at: int, error: int, expected: Any, names: set[str]) -> str:
+class KeptModels:
+    """Models that are not loaded again: that is most of the time of a run in which nothing of loading fails."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Path, Any] = {}
+
+    @contextlib.contextmanager
+    def used(self, use: bool = True) -> Iterator[None]:
+        def load(path: Any, **options: Any) -> Any:
+            place = Path(path).resolve()
+            if place not in self._kept:
+                self._kept[place] = load_model(path, **options)
+            return self._kept[place]
+
+        with pytest.MonkeyPatch.context() as patch:
+            if use:
+                patch.setattr(classifier, "load_model", load)
+            yield
+
+
+def one(
+    scenario: Scenario,
+    folder: Path,
+    site: Site,
+    at: int,
+    error: int,
+    expected: Any,
+    names: set[str],
+    models: KeptModels,
+    in_loading: bool,
+) -> str:
     where = f"{site[0]} at {site[1]}, call {at}, {'SIGKILL' if error == KILL else os.strerror(error)}"
     prepared(folder, scenario)
     old, around = scenario.result(folder), others(folder, scenario.own)
 
     def work() -> None:
-        with faults(site, at, error):
+        with models.used(not in_loading), faults(site, at, error):
             scenario.work(folder, False)
 
     outcome = "completed"
@@ -116,7 +153,8 @@ def one(scenario: Scenario, folder: Path, site: Site, at: int, error: int, expec
     assert others(folder, scenario.own) == around, where
     found = scenario.result(folder)
     assert found in (old, expected), where
-    scenario.work(folder, True)
+    with models.used():
+        scenario.work(folder, True)
     assert scenario.result(folder) == expected, where
     assert others(folder, scenario.own) == around, where
     extra = {name for name in {*snapshot(folder)} - names if "partial" not in name and (folder / name).is_file()}
@@ -256,7 +294,7 @@ def weights_in(folder: Path) -> Any:
     from diptych.pipeline.runtime.outputs import restore
 
     path = restore(folder / "run" / "model") / "model.safetensors"
-    return {name: tensor.tolist() for name, tensor in load_file(path).items()} if path.exists() else None
+    return digest([path]) if path.exists() else None
 
 
 @pytest.fixture

@@ -163,23 +163,25 @@ def _draw(path: Path, rows: dict[str, list[tuple[dict[str, Any], Prediction, str
     parts: Any = figure.subfigures(len(rows), 1)
     for part, (title, row) in zip(parts, rows.items(), strict=True):
         part.suptitle(title, fontsize=13, fontweight="bold")
-        cells = part.subplots(2, 4, height_ratios=[10, 1])
+        cells = part.subplots(2, 4, height_ratios=[16, 1])
         for (pair, prediction, label), top, bar in zip(row, *cells, strict=True):
             image = pair["image"]
             top.imshow(Image.open(image) if isinstance(image, (str, Path)) else image)
-            top.set_title("\n".join(textwrap.wrap(pair["text"], 26)), fontsize=10, loc="left")
-            answer = f"{prediction['label']}  {prediction['score']:.2f}   (truth: {label})"
+            top.set_title("\n".join(textwrap.wrap(pair["text"], 32)), fontsize=10, loc="left")
+            answer = f"{prediction['label']}  {prediction['score']:.2f}  (truth: {label})"
             colour = "#1a7f37" if prediction["label"] == label else "#b42318"
-            top.set_xlabel(answer, fontsize=11, fontweight="bold", color=colour, loc="left")
+            top.set_xlabel(answer, fontsize=10.5, fontweight="bold", color=colour, loc="left")
             top.set(xticks=[], yticks=[])
-            image_weight, text_weight = prediction["image_weight"] or 0.0, prediction["text_weight"] or 0.0
-            bar.barh(0, image_weight, color="#3b6fb6")
-            bar.barh(0, text_weight, left=image_weight, color="#d9a441")
-            bar.text(0.02, 0, f"image {image_weight:.2f}", ha="left", va="center", fontsize=8, color="white")
-            bar.text(0.98, 0, f"text {text_weight:.2f}", ha="right", va="center", fontsize=8, color="white")
+            left = 0.0
+            for name, colour, ink, x in (("image", "#3b6fb6", "#2f5c9c", 0), ("text", "#d9a441", "#805300", 1)):
+                weight = prediction[f"{name}_weight"] or 0.0
+                share = prediction[f"{name}_contribution"]
+                bar.barh(0, weight, left=left, color=colour)
+                where: dict[str, Any] = {"ha": "right" if x else "left", "va": "top", "transform": bar.transAxes}
+                bar.text(x, -0.3, f"{name} {weight:.2f}, {share:+.1f}", fontsize=10, color=ink, **where)
+                left += weight
             bar.set(xlim=(0, 1), xticks=[], yticks=[])
             bar.set_frame_on(False)
-            shares = prediction["image_contribution"], prediction["text_contribution"]
-            bar.set_xlabel("image {:+.1f}, text {:+.1f}".format(*shares), fontsize=9, loc="left")
-    figure.supxlabel("Bars: modality weights. Below them: contributions to the log-odds of the answer.", fontsize=9)
+    caption = "Of each modality its weight, as in the bar, and what it contributes to the log-odds of the answer."
+    figure.supxlabel(caption, fontsize=10)
     figure.savefig(path, dpi=110)

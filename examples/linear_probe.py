@@ -6,7 +6,7 @@
 Fits on the train split and prints accuracies on the test split: logistic regression on TF-IDF of the texts, on the mean
 features of the images, and on both; a linear head over the same image features, trained by gradient descent; and, with
 --out, what `diptych train` makes of each label column, of images alone and of pairs. The runs are OUT/<column>-image
-and OUT/<column>; one that is there already is only measured. Each image passes its encoder once, for the cache.
+and OUT/<column>, resumed if they are there already. Each image passes its encoder once, for the cache.
 """
 
 from __future__ import annotations
@@ -82,10 +82,9 @@ def linear_head(features: list[np.ndarray], truth: list[np.ndarray], epochs: int
 def trained(options: argparse.Namespace, table: Table, column: str, *, image_only: bool) -> float:
     """Test accuracy of what `diptych train` makes of a label column, trained now unless its folder holds the run."""
     folder = options.out / (f"{column}-image" if image_only else column)
-    if not (folder / "run.json").exists():
-        how: dict[str, Any] = {"image_encoder": options.image_encoder, "text_encoder": options.text_encoder}
-        how |= {"label_column": column, "cache_dir": options.cache_dir, "image_only": image_only}
-        train(options.data, folder, **how)
+    how: dict[str, Any] = {"image_encoder": options.image_encoder, "text_encoder": options.text_encoder}
+    how |= {"label_column": column, "cache_dir": options.cache_dir, "image_only": image_only}
+    train(options.data, folder, resume=True, **how)  # of a run that is done, nothing
     model, processor = load_model(folder)
     columns = find_columns(table, label=column, modalities=["image"] if image_only else ["image", "text"])
     dataset = PairDataset(table, columns, label_ids(table, column, model.config.labels), processor)

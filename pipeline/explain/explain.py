@@ -136,12 +136,14 @@ def make_pair(
 
 
 def seen_box(processor: DiptychProcessor, photo: Image.Image) -> tuple[float, float, float, float]:
-    """Box (left, top, right, bottom) of a photo that the model sees, as shares of its sides."""
+    """Box (left, top, right, bottom) that the model sees, as shares of a photo's sides; larger than it with bars."""
     transforms = processor.image_processor
-    edge = transforms.shortest_edge
-    if edge is None:
-        return (0.0, 0.0, 1.0, 1.0)
-    width, height = (int(edge * side / min(photo.size)) for side in photo.size)
+    width, height = transforms.width, transforms.height  # of the whole photo, scaled as the model sees it
+    if transforms.shortest_edge is not None:
+        width, height = (int(transforms.shortest_edge * side / min(photo.size)) for side in photo.size)
+    elif transforms.do_pad:
+        scale = min(width / photo.width, height / photo.height)
+        width, height = (max(1, round(side * scale)) for side in photo.size)
     left, top = (width - transforms.width) / 2 / width, (height - transforms.height) / 2 / height
     return (left, top, 1 - left, 1 - top)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,22 +74,29 @@ def measure_faithfulness(
 
 
 def curves(
-    model: DiptychModel, pair: Pair, attribution: Attribution, groups: list[list[int]], label: int, *, seed: int
-) -> dict[str, float]:
+    model: DiptychModel,
+    pair: Pair,
+    attributions: Mapping[str, Attribution],
+    groups: list[list[int]],
+    label: int,
+    *,
+    seed: int,
+) -> dict[str, dict[str, float]]:
     """Means over `STEPS` of the score: `deletion` (lower is better) and `insertion` (higher), and of a random order.
 
-    Args: as of `measure_faithfulness`. After Petsiuk et al., RISE, 2018.
+    Of each of `attributions`, by name; the random order is one for all. Else as of `measure_faithfulness`. After
+    Petsiuk et al., RISE, 2018.
     """
-    order = Order.of(pair, attribution, groups)
-    chance = order.shuffled(torch.Generator().manual_seed(seed))
-    plans = [plan.removed(share) for plan in (order, chance) for share in STEPS]
-    plans += [plan.removed(share, last=True) for plan in (order, chance) for share in STEPS]
-    deletion, random_deletion, insertion, random_insertion = score_of(model, pair, plans, label).view(4, -1).mean(1)
+    orders = [Order.of(pair, attribution, groups) for attribution in attributions.values()]
+    orders.append(orders[0].shuffled(torch.Generator().manual_seed(seed)))
+    ends, between = [orders[0].removed(share) for share in (0.0, 1.0)], STEPS[1:-1]  # the ends are the same for all
+    plans = [order.removed(share, last=last) for order in orders for last in (False, True) for share in between]
+    kept = score_of(model, pair, [*ends, *plans], label)
+    means = (kept[2:].view(-1, 2, len(between)).sum(dim=2) + kept[:2].sum()) / len(STEPS)  # (orders, 2)
+    chance = dict(zip(("random deletion", "random insertion"), means[-1].tolist(), strict=True))
     return {
-        "deletion": float(deletion),
-        "random deletion": float(random_deletion),
-        "insertion": float(insertion),
-        "random insertion": float(random_insertion),
+        name: dict(zip(("deletion", "insertion"), both.tolist(), strict=True)) | chance
+        for name, both in zip(attributions, means, strict=False)
     }
 
 

@@ -161,12 +161,14 @@ def compare_methods(
                 continue
             groups = [group for _, _, group in spans]
             label = int(model(**pair.batch).logits.argmax())
+            attributions, seconds = {}, {}
             for name in methods:
                 start = time.process_time()
-                attribution = METHODS[name](model, pair, log_odds(model, label))
-                seconds = time.process_time() - start
-                measured = curves(model, pair, attribution, groups, label, seed=seed + row.row)
-                results[name].append(measured | {"seconds": seconds})
+                attributions[name] = METHODS[name](model, pair, log_odds(model, label))
+                seconds[name] = time.process_time() - start
+            measured = curves(model, pair, attributions, groups, label, seed=seed + row.row)
+            for name in methods:
+                results[name].append(measured[name] | {"seconds": seconds[name]})
             done += 1
             bar.update()
             if done >= most:

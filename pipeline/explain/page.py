@@ -14,7 +14,7 @@ from PIL import Image
 from ..runtime.files import user_path
 from ..runtime.outputs import beside, see_that_it_is_new, writable_folder, write_whole
 from .explanation import Explanation, Word
-from .picture import draw, overlay, percent
+from .picture import draw, overlay, percent, removed
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -45,6 +45,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
   align-self: start; }
 figure { position: relative; margin: 0; line-height: 0; border-radius: 8px; overflow: hidden; }
 figure img { width: 100%; display: block; image-rendering: auto; }
+#photo { filter: grayscale(var(--grey, 1)); transition: filter .15s; }
 #heat, #look { position: absolute; transition: opacity .15s; }
 #heat { inset: 0; height: 100%; }
 #look { display: grid; opacity: 0; left: $left%; top: $top%; width: $width%; height: $height%; }
@@ -61,8 +62,8 @@ input[type=range] { flex: 1; min-width: 0; accent-color: var(--for); }
 .key { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 14px; color: var(--muted); margin: 10px 0 0; }
 .key span::before { content: ""; display: inline-block; width: 12px; height: 12px; border-radius: 3px;
   margin-right: 6px; background: var(--c); vertical-align: -1px; }
-.bar { display: grid; grid-template-columns: minmax(64px, 32%) minmax(0, 1fr) auto; gap: 10px; align-items: center;
-  margin: 6px 0; font-size: 15px; }
+.bar { display: grid; grid-template-columns: minmax(64px, min(32%, 11em)) minmax(0, 1fr) auto; gap: 10px;
+  align-items: center; margin: 6px 0; font-size: 15px; }
 .bar b { font-weight: 500; overflow-wrap: anywhere; }
 .bar div { background: var(--track); border-radius: 5px; height: 12px; position: relative; overflow: hidden; }
 .bar div i { position: absolute; top: 0; bottom: 0; background: var(--c, var(--muted)); border-radius: 5px; }
@@ -92,18 +93,20 @@ $text
 const looks = $looks, grid = $grid;
 const look = document.getElementById("look"), heat = document.getElementById("heat");
 const slider = document.getElementById("strength"), hint = document.getElementById("hint");
-if (slider && heat) slider.addEventListener("input", () => { heat.style.opacity = slider.value / 100; });
+const photo = document.getElementById("photo");
+function strength(share) { heat.style.opacity = share; photo.style.setProperty("--grey", share); }
+if (slider && heat) slider.addEventListener("input", () => strength(slider.value / 100));
 let held = null;
 function show(button) {
   const values = button ? looks[+button.dataset.index] : null;
   if (hint) hint.textContent = button ? button.title : hint.dataset.text;
   if (!look || !heat) return;
-  if (!values) { look.style.opacity = 0; heat.style.opacity = slider ? slider.value / 100 : 1; return; }
+  if (!values) { look.style.opacity = 0; strength(slider ? slider.value / 100 : 1); return; }
   if (!look.children.length) look.append(...values.map(() => document.createElement("i")));
   look.style.gridTemplate = "repeat(" + grid[0] + ", 1fr) / repeat(" + grid[1] + ", 1fr)";
   const most = Math.max(...values);
   values.forEach((value, place) => { look.children[place].style.opacity = 0.8 * (1 - value / most); });
-  look.style.opacity = 1; heat.style.opacity = 0;
+  look.style.opacity = 1; strength(0);
 }
 document.querySelectorAll(".words button").forEach((button) => {
   button.addEventListener("mouseenter", () => show(button));
@@ -167,9 +170,8 @@ def page_of(explanation: Explanation) -> str:
         modalities=_modalities(explanation),
         weights=weights,
         faithfulness=html.escape(
-            f"The score is {percent(faithfulness.score)}. Without the first "
-            f"{_things(faithfulness.cells, faithfulness.words)} it is {percent(faithfulness.without_top)}, without as "
-            f"many at random {percent(faithfulness.without_random)}."
+            f"The score is {percent(faithfulness.score)}. Without the first {removed(explanation)} it is "
+            f"{percent(faithfulness.without_top)}, without as many at random {percent(faithfulness.without_random)}."
         ),
         warning=(
             '<p class="warn">Low faithfulness: removing what is named here costs no more than chance. Read nothing '
@@ -188,12 +190,6 @@ def page_of(explanation: Explanation) -> str:
     )
 
 
-def _things(cells: int, words: int) -> str:
-    parts = [f"{cells} of 49 places"] if cells else []
-    parts += [f"{words} word{'s' if words > 1 else ''}"] if words else []
-    return " and ".join(parts)
-
-
 def _data(picture: Image.Image, kind: str) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **({"quality": 88} if kind == "JPEG" else {"optimize": True}))
@@ -203,7 +199,7 @@ def _data(picture: Image.Image, kind: str) -> str:
 def _photo(explanation: Explanation) -> str:
     photo, layer = overlay(explanation)
     return (
-        f'<section><figure><img alt="the image" src="{_data(photo, "JPEG")}">'
+        f'<section><figure><img id="photo" alt="the image" src="{_data(photo, "JPEG")}">'
         f'<img id="heat" alt="what speaks for and against the class" src="{_data(layer, "PNG")}">'
         '<div id="look" aria-hidden="true"></div></figure>'
         '<label class="row">Heat map <input id="strength" type="range" min="0" max="100" value="100"></label>'
@@ -246,7 +242,8 @@ def _modalities(explanation: Explanation) -> str:
     bars = []
     for name, value in values.items():
         start, share = 100 * (min(value, 0.0) - low) / whole, 100 * abs(value) / whole
-        bars.append(_bar(name, start, share, _colour(value), f"{value:+.2f}"))
+        absent = getattr(explanation, name) is None
+        bars.append(_bar(name, start, share, _colour(value), "absent" if absent else f"{value:+.2f}"))
     return "".join(bars)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .explanation import Explanation
+from .removal import CELLS
 
 FOR, AGAINST = (214, 96, 0), (30, 96, 200)
 """Colours (red, green, blue) of what speaks for the class and of what speaks against it."""
@@ -22,6 +23,14 @@ def percent(share: float) -> str:
     if 0.999 < share < 1:
         return "> 99.9 %"
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
+
+
+def removed(explanation: Explanation) -> str:
+    """What was removed to measure faithfulness, in words."""
+    faithfulness = explanation.faithfulness
+    parts = [f"{faithfulness.cells} of {CELLS * CELLS} places"] if faithfulness.cells else []
+    parts += [f"{faithfulness.words} of {len(explanation.words)} words"] if faithfulness.words else []
+    return " and ".join(parts)
 
 
 def overlay(explanation: Explanation, side: int = _SIDE) -> tuple[Image.Image, Image.Image]:
@@ -38,7 +47,7 @@ def overlay(explanation: Explanation, side: int = _SIDE) -> tuple[Image.Image, I
     heat = explanation.heat.numpy()
     most = float(np.abs(heat).max()) or 1.0
     colours = np.where(heat[..., None] >= 0, np.array(FOR), np.array(AGAINST)).astype(np.uint8)
-    alpha = (np.clip(np.abs(heat) / most, 0, 1) ** 0.8 * 200).astype(np.uint8)
+    alpha = (np.clip(np.abs(heat) / most, 0, 1) ** 1.2 * 220).astype(np.uint8)
     seen = Image.fromarray(np.dstack([colours, alpha]), "RGBA")
     left, top, right, bottom = (
         round(share * length) for share, length in zip(explanation.seen, (*size, *size), strict=True)
@@ -61,18 +70,20 @@ def draw(explanation: Explanation, path: Path) -> None:
     if has_image:
         photo, layer = overlay(explanation)
         axes = figure.add_axes((0.02, 0.04, 0.42, 0.92))
-        axes.imshow(Image.alpha_composite(photo.convert("RGBA"), layer))
+        grey = photo.convert("L").convert("RGBA")  # else the photo's colours would be taken for the map's
+        axes.imshow(Image.alpha_composite(grey, layer))
         axes.axis("off")
     versus = f" rather than {explanation.against}" if explanation.against else ""
     title = f"{explanation.label}{versus}"
     figure.text(left, 0.93, title, fontsize=19 if len(title) < 30 else 14, weight="bold", color=_INK, va="top")
     figure.text(left, 0.835, f"score {percent(explanation.score)}", fontsize=12, color=_MUTED, va="top")
-    bottom = _words(figure, explanation, left, 0.75)
-    _bars(figure, explanation, left, min(bottom - 0.06, 0.5))
+    below = _words(figure, explanation, left, 0.75)
+    below = _contributions(figure, explanation, left, below - 0.02)
+    if below > 0.3:
+        _scores(figure, explanation, left, below)
     faithfulness = explanation.faithfulness
     lines = [
-        f"Without the top {faithfulness.cells} of 49 places and {faithfulness.words} words the score is "
-        f"{percent(faithfulness.without_top)};",
+        f"Without the first {removed(explanation)} the score is {percent(faithfulness.without_top)};",
         f"without as many at random {percent(faithfulness.without_random)}."
         + (" Low faithfulness: read nothing into this map." if faithfulness.low else ""),
     ]
@@ -119,23 +130,52 @@ def _words(figure: Any, explanation: Explanation, left: float, top: float) -> fl
     return float(y - line)
 
 
-def _bars(figure: Any, explanation: Explanation, left: float, top: float) -> None:
-    """Draw what each modality contributed, and its weight."""
-    rows = [("image", explanation.image_contribution, explanation.image_weight)]
-    rows += [("text", explanation.text_contribution, explanation.text_weight)]
-    most = max(abs(value) for _, value, _ in rows) or 1.0
-    axes = figure.add_axes((left + 0.07, max(top - 0.2, 0.2), 0.3, 0.17))
-    axes.barh([name for name, _, _ in rows], [value for _, value, _ in rows], height=0.6)
-    for bar, (_, value, _) in zip(axes.patches, rows, strict=True):
-        bar.set_color([channel / 255 for channel in (FOR if value >= 0 else AGAINST)])
+def _contributions(figure: Any, explanation: Explanation, left: float, top: float) -> float:
+    """Draw what each modality contributed, and its weight; where the next thing may stand."""
+    notes, values = [], [explanation.image_contribution, explanation.text_contribution]
+    weights = [explanation.image_weight, explanation.text_weight]
+    for value, weight, there in zip(values, weights, [explanation.image, explanation.text], strict=True):
+        weighed = "" if weight is None or math.isnan(weight) else f"   weight {weight:.2f}"
+        notes.append("absent" if there is None else f"{value:+.2f}{weighed}")
+    colours = [FOR if value >= 0 else AGAINST for value in values]
+    title = "contributions to the log-odds"
+    return _bars(figure, title, dict(zip(("image", "text"), values, strict=True)), colours, notes, (left, top))
+
+
+def _scores(figure: Any, explanation: Explanation, left: float, top: float) -> None:
+    """Draw the scores of the first classes."""
+    best = dict(sorted(explanation.scores.items(), key=lambda item: -item[1])[:3])
+    colours = [FOR if name == explanation.label else (150, 158, 168) for name in best]
+    shown = {name if len(name) < 16 else f"{name[:14]}…": score for name, score in best.items()}
+    _bars(figure, "scores", shown, colours, [percent(score) for score in best.values()], (left, top), 1.0)
+
+
+def _bars(
+    figure: Any,
+    title: str,
+    values: dict[str, float],
+    colours: list[tuple[int, int, int]],
+    notes: list[str],
+    place: tuple[float, float],
+    full: float | None = None,
+) -> float:
+    """Draw bars with a title above, a name before and a note behind each; where the next thing may stand.
+
+    The longest bar is of the largest value, or would be of `full`.
+    """
+    left, top = place
+    figure.text(left, top, title, fontsize=10, color=_MUTED, va="top")
+    height, most = 0.055 * len(values), full or max(map(abs, values.values())) or 1.0
+    axes = figure.add_axes((left + 0.13, top - 0.055 - height, 0.2, height))
+    rgb = [tuple(channel / 255 for channel in colour) for colour in colours]
+    axes.barh(range(len(values)), list(values.values()), height=0.6, color=rgb)
+    low = -1.05 * most if min(values.values()) < 0 else 0.0
+    axes.set_xlim(low, 1.05 * most)
     axes.axvline(0, color=_MUTED, linewidth=0.8)
-    axes.set_xlim(-1.15 * most if any(value < 0 for _, value, _ in rows) else 0, 1.15 * most)
-    for index, (_, value, weight) in enumerate(rows):
-        note = f"{value:+.2f}" + ("" if weight is None or math.isnan(weight) else f"    weight {weight:.2f}")
-        axes.text(1.2 * most, index, note, va="center", fontsize=10, color=_INK)
-    axes.invert_yaxis()
-    axes.set_title("contribution to the log-odds", fontsize=10, color=_MUTED, loc="left")
-    axes.tick_params(labelsize=10, colors=_INK, length=0)
-    axes.set_xticks([])
-    for side in ("top", "right", "bottom", "left"):
-        axes.spines[side].set_visible(False)
+    for index, (name, note) in enumerate(zip(values, notes, strict=True)):
+        y = top - 0.055 - height * (index + 0.5) / len(values)
+        figure.text(left, y, name.replace("$", r"\$"), fontsize=10, color=_INK, va="center")
+        figure.text(left + 0.345, y, note, fontsize=10, color=_INK, va="center")
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.axis("off")
+    return top - 0.055 - height - 0.05

@@ -6,7 +6,8 @@ import json
 
 import pytest
 import torch
-from diptych import ImageTextClassifier, load_model
+from diptych import DiptychProcessor, ImageTextClassifier, load_model
+from diptych.encoders.preprocessing import Preprocessing
 from diptych.pipeline.cli.main import app
 from diptych.pipeline.demo.scenes import SHIPPED_MODEL, make_scenes
 from diptych.pipeline.explain.explain import explain, make_pair, seen_box
@@ -14,6 +15,8 @@ from diptych.pipeline.explain.faithfulness import Order, curves, measure_faithfu
 from diptych.pipeline.explain.many import parse_rows
 from diptych.pipeline.explain.methods import METHODS
 from diptych.pipeline.explain.removal import Attribution, log_odds
+from diptych.pipeline.model.image_processor import DiptychImageProcessor
+from diptych.pipeline.runtime.choices import IMAGE_FITS
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -72,7 +75,7 @@ def test_an_explanation_turned_around_is_less_faithful(scenes):
         bad = Attribution(-good.heat, -good.words)
         measured = [measure_faithfulness(model, pair, some, groups, label) for some in (good, bad)]
         gains.append([some.without_random - some.without_top for some in measured])
-        worse, better = (curves(model, pair, some, groups, label, seed=0) for some in (bad, good))
+        worse, better = curves(model, pair, {"bad": bad, "good": good}, groups, label, seed=0).values()
         gains[-1].append(worse["deletion"] - better["deletion"])
     good, bad, deletion = torch.tensor(gains).mean(dim=0).tolist()
     assert good > 0.15
@@ -123,6 +126,21 @@ def test_a_model_with_several_labels(text_folder):
 def test_the_part_that_is_seen(tiny):
     processor = tiny[1]
     assert seen_box(processor, Image.new("RGB", (400, 100))) == (0.0, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("fit", IMAGE_FITS)
+@pytest.mark.parametrize("size", [(400, 100), (90, 310), (64, 64)])
+def test_a_place_of_the_map_lies_where_the_model_saw_it(tiny, fit, size):
+    numbers = DiptychImageProcessor.of(Preprocessing(32, 48, 56), fit=fit)
+    left, top, right, bottom = seen_box(DiptychProcessor(numbers, tiny[1].tokenizer), Image.new("RGB", size))
+    x, y = size[0] // 2 - size[0] // 8, size[1] // 2 + size[1] // 8  # a white spot in a black photo
+    spot = Image.new("RGB", size)
+    spot.paste((255, 255, 255), (x - 9, y - 9, x + 9, y + 9))
+    seen = (numbers(spot)["pixel_values"][0].mean(dim=0) - 0.1).clamp(min=0)  # bars are about 0
+    rows, columns = torch.arange(32.0) + 0.5, torch.arange(48.0) + 0.5
+    centre = (seen.sum(dim=0) @ columns / seen.sum() / 48, seen.sum(dim=1) @ rows / seen.sum() / 32)
+    assert float(left + centre[0] * (right - left)) == pytest.approx(x / size[0], abs=0.02)
+    assert float(top + centre[1] * (bottom - top)) == pytest.approx(y / size[1], abs=0.02)
 
 
 @pytest.mark.parametrize(

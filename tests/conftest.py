@@ -10,6 +10,7 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="diptych-tests-")
 os.environ["DIPTYCH_CACHE"] = tempfile.mkdtemp(prefix="diptych-tests-cache-")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,24 @@ os.fsync = lambda file: None  # no test cuts the power, and a busy disk takes lo
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "green", "shirt", "shoe", "left", "right"]
 DATA = Path(os.environ.get("DIPTYCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+DECOYS = (
+    *(".classify.json", ".ended-x-0-5", ".failed-x", ".part-000000.x.csv", ".out.csv.old", ".x.csv.parts/notes.txt"),
+    *("out.partial.csv", "model/part-000000.csv", "checkpoints/1/state.json", "features/a.safetensors"),
+)
+"""Files with names like ours that are of the user."""
+
+
+@pytest.fixture
+def decoys(tmp_path: Path) -> Iterator[None]:
+    """Files with names like ours in a test's folder, and that they are byte for byte what they were when it ends."""
+    for name in DECOYS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"of the user: {name}")
+    yield
+    found = {name: (tmp_path / name).read_text() if (tmp_path / name).is_file() else None for name in DECOYS}
+    assert found == {name: f"of the user: {name}" for name in DECOYS}
 
 
 @pytest.fixture(scope="session")

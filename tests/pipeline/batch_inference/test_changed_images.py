@@ -14,6 +14,8 @@ from diptych.pipeline.model.folder import save_model
 
 from ...conftest import picture
 
+pytestmark = pytest.mark.usefixtures("decoys")
+
 
 def bmp(colour: str) -> bytes:
     """All of one size, whatever is in them."""

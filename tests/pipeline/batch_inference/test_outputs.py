@@ -21,26 +21,18 @@ from diptych.pipeline.runtime.signals import Interrupted
 
 from ...conftest import picture
 
-DECOYS = (
-    *(".classify.json", ".ended-x-0-5", ".failed-x", ".part-000000.x.csv", ".out.csv.old", ".x.csv.parts/notes.txt"),
-    *("out.partial.csv", "model/part-000000.csv", "checkpoints/1/state.json", "features/a.safetensors"),
-)
-
 
 def snapshot(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture
-def place(tiny, tmp_path):
+def place(tiny, tmp_path, decoys):
     """A folder with a table of ten rows, a model, and files with names like ours, which must stay as they are."""
     save_model(*tiny, tmp_path / "m")
     picture("red").save(tmp_path / "red.png")
     rows = [f"red.png,a {('red', 'blue')[n % 2]} shirt,{n}" for n in range(10)]
     (tmp_path / "t.csv").write_text("\n".join(["image,text,id", *rows]) + "\n")
-    for name in DECOYS:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("of the user")
     before = snapshot(tmp_path)
     yield tmp_path
     after = snapshot(tmp_path)

@@ -8,6 +8,8 @@ from diptych.pipeline.runtime.files import Lock
 from ..training.test_train import run as train
 from .test_tune import states
 
+pytestmark = pytest.mark.usefixtures("decoys")
+
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_two_sweeps_in_one_folder_are_told_and_neither_is_disturbed(runs, sweep, tmp_path, resume):

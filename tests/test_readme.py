@@ -56,6 +56,8 @@ def test_scripts_and_links_that_are_named_exist(name):
     for script, rest in re.findall(r"python (examples/\S+\.py)([^`\n]*)", text):
         assert (ROOT / script).is_file(), script
         rest, code = rest.partition("#")[0], (ROOT / script).read_text()
+        if "from study import" in code:
+            code += (ROOT / "examples" / "study.py").read_text()
         assert not [option for option in re.findall(r"--[a-z-]+", rest) if f'"{option}"' not in code], script
     for link in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", text):
         assert ((ROOT / name).parent / link).exists(), link

@@ -146,6 +146,10 @@ def test_versions_agree():
     assert diptych.__version__ == version
     assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    for name in ("README.md", "examples/README.md"):  # the version beside a table of figures
+        named = re.findall(r"Diptych (\d+\.\d+)", (ROOT / name).read_text())
+        assert named or name != "README.md"
+        assert {f"{found}." for found in named} <= {version[: version.rindex(".") + 1]}
 
 
 def test_a_wheel_holds_the_package_and_nothing_else(tmp_path):

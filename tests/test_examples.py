@@ -240,6 +240,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_nine_cells_of_missing_modalities_once_each(here, products, text_folder, tmp_path):
     out = tmp_path / "missing"
     given = [products, "--out", out, "--image-encoder", "resnet-tiny", "--text-encoder", text_folder, "--rows", 24]

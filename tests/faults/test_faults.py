@@ -240,6 +240,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [ERRORS, (KILL,)], ids=["errors", "kill"])
 @pytest.mark.parametrize("name", FILES)
 def test_files_folders_and_parts_are_whole_whatever_fails(name, kinds, new):

@@ -63,6 +63,7 @@ def test_an_explanation_is_the_same_twice_and_changes_nothing(scenes):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_an_explanation_turned_around_is_less_faithful(scenes):
     """Faithfulness can be low: it is, of the same explanation with every sign turned."""
     model, processor, rows = scenes

@@ -87,6 +87,7 @@ def test_what_is_not_calibrated_is_named(modality):
         precision_threshold(calibrated(), modality, 0.9)
 
 
+@pytest.mark.slow
 def test_the_promised_precision_holds_in_nineteen_of_twenty_splits():
     """The precision at the chosen threshold, from the known probabilities, over 200 draws of calibration rows."""
     logits, _ = drawn(20_000, seed=1_000, sharpness=4.0)

@@ -84,6 +84,7 @@ def test_other_rows_are_other_features(pairs, start, tmp_path):
     assert "96 different ones, 48 of them new" in "\n".join(said)
 
 
+@pytest.mark.slow
 def test_parts_that_join_end_the_reading(pairs, start, tmp_path):
     _, said = run(pairs, tmp_path / "run", start, unfreeze_image=1, unfreeze_at=2, epochs=3, workers=1)
     text = "\n".join(said)

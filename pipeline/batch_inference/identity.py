@@ -71,11 +71,18 @@ class FileStamps:
         """Take in the file that a row names, or that there is none."""
         stamp: tuple[int, ...] = ()
         with contextlib.suppress(BadImage, OSError, ValueError):
-            held, _ = find_image(None if isinstance(row, UnreadableRow) else self.columns.image_of(row), self.folder)
-            if isinstance(held, Path):
-                file = held.stat()
-                stamp = (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
+            try:
+                stamp = self._stamp(row)
+            except OSError:
+                stamp = self._stamp(row)  # an error that passes is no change
         self._found.update(repr(stamp).encode())
+
+    def _stamp(self, row: Any) -> tuple[int, ...]:
+        held, _ = find_image(None if isinstance(row, UnreadableRow) else self.columns.image_of(row), self.folder)
+        if not isinstance(held, Path):
+            return ()
+        file = held.stat()
+        return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns
 
     def __str__(self) -> str:
         return self._found.hexdigest()

@@ -65,7 +65,10 @@ def test_a_fresh_process_finds_ours_in_every_order(folder, order, use):
     uses(order, use, folder)
 
 
-@pytest.mark.parametrize("order", ["import diptych, transformers", "import transformers, diptych"])
+@pytest.mark.parametrize(
+    "order",
+    ["import diptych, transformers", pytest.param("import transformers, diptych", marks=pytest.mark.slow)],
+)
 def test_nothing_heavy_is_loaded_until_it_is_asked_for(order):
     assert run(f"{order}; import sys; print('torch' in sys.modules)") == "False"
     code = f"{order}; import sys; transformers.AutoTokenizer; transformers.AutoModel; transformers.AutoProcessor"

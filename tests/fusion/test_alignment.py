@@ -365,6 +365,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_two_processes_give_the_loss_and_the_gradients_of_one(two_processes, split):
     model, rows = model_and_rows()

@@ -77,6 +77,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(torch.multiprocessing, "get_context") or sys.platform == "win32", reason="no fork")
 def test_a_process_forked_after_use_classifies_as_well(tiny, tmp_path):
     save_model(*tiny, tmp_path / "model")

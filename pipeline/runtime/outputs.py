@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -195,14 +196,25 @@ def _is_marked(mark: Path) -> bool:
         return False
 
 
+def _is_ours(space: Path) -> bool:
+    """Whether a folder is one to write in: marked, or empty. It is looked at again: its owner may be about to leave."""
+    for _ in range(10):
+        with contextlib.suppress(OSError):
+            if _is_marked(space / MARK) or not any(space.iterdir()):
+                return True
+        if not os.path.lexists(space):
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def _enter(space: Path, path: Path, *, wait: bool) -> Lock:
     """Make the folder to write in, or take over the one of a process that was killed."""
     while True:
         try:
             space.mkdir()
         except FileExistsError:
-            mark = space / MARK
-            if not (_is_marked(mark) if mark.exists() else space.is_dir() and not any(space.iterdir())):
+            if not _is_ours(space):
                 raise ValueError(
                     f"{space} is in the way and not of diptych: move it, or choose another --out"
                 ) from None

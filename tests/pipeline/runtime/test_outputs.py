@@ -281,3 +281,22 @@ def test_reasons_and_sizes_are_for_people():
     assert reason(ValueError("\n one line\nand more")) == "one line"
     assert reason(KeyError()) == "KeyError"
     assert [megabytes(size) for size in (0, 1_500_000, 2_500_000_000)] == ["0.0 MB", "1.5 MB", "2.5 GB"]
+
+
+def test_many_processes_that_write_one_file_take_turns(tmp_path):
+    """The folder to write in comes and goes between any two looks of another process."""
+    children = []
+    for number in range(4):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for _ in range(100):
+                    write_whole(tmp_path / "out.json", str(number).encode())
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    assert (tmp_path / "out.json").read_text() in "0123"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]

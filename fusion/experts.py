@@ -20,6 +20,9 @@ PAIRS = 1 << 15
 PAIR = 0.5
 """What a pair counts beside a word piece."""
 
+MOST = 3.0
+"""Logarithm of what an expert can count: 20 times its evidence."""
+
 ENOUGH = 8
 """Rows from which on something is fitted."""
 
@@ -296,10 +299,10 @@ def _scales(evidence: Tensor, start: Tensor, loss: Callable[[Tensor], Tensor]) -
     rows = evidence.shape[1]
 
     def total(logs: Tensor) -> Tensor:
-        weighed = (logs.exp()[:, None, None] * evidence).sum(dim=0)
+        weighed = (logs.clamp(max=MOST).exp()[:, None, None] * evidence).sum(dim=0)
         return loss(weighed) + (logs - start.log()).square().mean() / rows
 
-    return _minimise(total, start.log()).exp()
+    return _minimise(total, start.log()).clamp(max=MOST).exp()
 
 
 def _minimise(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
@@ -314,8 +317,9 @@ def _minimise(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
             total.backward()
             return total
 
-        optimizer.step(value)
-    return found.detach() if bool(found.isfinite().all()) else start
+        before = optimizer.step(value)
+    after = loss(found.detach())
+    return found.detach() if bool(after <= before) else start  # not if a step went where the loss is not a number
 
 
 def _gained(evidence: Tensor, prior: Tensor, labels: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def main() -> None:
 def one_run(study: Study, column: str, method: str, seed: int) -> dict[str, Any]:
     """Train and judge; logits are kept beside, for late fusion."""
     folder = study.run("products", study.train, column, seed, **RUNS[method])
-    name = {"text_only": "text_only", "image_only": "image_only"}.get(next(iter(reversed(RUNS[method])), ""), "both")
+    name = next((view for view in ("text_only", "image_only") if view in RUNS[method]), "both")
     _, found = study.logits(folder, study.judged, column)
     kept = study.out / "logits" / f"{column} {seed} {method}.npy"
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def trial_text(trial: Trial, sweep: Sweep, *, of: int) -> str:
     else:
         state = "the best so far" if trial is sweep.best else trial.state
         epochs = f"{len(trial.metrics)} epoch{'s' if len(trial.metrics) > 1 else ''}"
-        result = f"{sweep.metric} {trial.metric:.4f}, {state}, {epochs}, {sum(trial.seconds):.0f} s"
+        result = f"{sweep.metric} {trial.shown(sweep.metric):.4f}, {state}, {epochs}, {sum(trial.seconds):.0f} s"
     return f"trial {trial.number} of {of} ({parameters or 'nothing is searched'}): {result}"
 
 
@@ -37,7 +37,7 @@ def sweep_text(record: dict[str, Any], *, top: int = 10) -> str:
     ranked = sorted((trial for trial in trials if trial.state == "done"), key=lambda t: t.rank, reverse=True)
     rows = [["trial", record["metric"], "epochs", "seconds", *names]]
     for trial in ranked[:top]:
-        cells = [trial.number, f"{trial.metric:.4f}", len(trial.metrics), f"{sum(trial.seconds):.0f}"]
+        cells = [trial.number, f"{trial.shown(record['metric']):.4f}", len(trial.metrics), f"{sum(trial.seconds):.0f}"]
         rows.append([*map(str, cells), *(_cell(trial.parameters.get(name)) for name in names)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -48,14 +48,16 @@ def sweep_text(record: dict[str, Any], *, top: int = 10) -> str:
 
 
 def write_table(sweep: Sweep, space: Space, path: Path) -> None:
-    """All trials as CSV: number, state, metric, loss, epochs, seconds, each parameter, why it failed."""
+    """All trials as CSV: number, state, metric and loss, epochs, seconds, each parameter, why it failed."""
     names = list(space.described())
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["trial", "state", sweep.metric, "loss", "epochs", "seconds", *names, "reason"])
+        metrics = list(dict.fromkeys([sweep.metric, "loss"]))
+        table.writerow(["trial", "state", *metrics, "epochs", "seconds", *names, "reason"])
         for trial in sweep.trials:
-            metric, loss = (trial.metric, -trial.rank[1]) if trial.metrics else ("", "")
-            cells = [trial.number, trial.state, metric, loss, len(trial.metrics), round(sum(trial.seconds), 1)]
+            values = [trial.shown(sweep.metric), -trial.rank[1]] if trial.metrics else ["", ""]
+            cells = [trial.number, trial.state, *values[: len(metrics)], len(trial.metrics)]
+            cells.append(round(sum(trial.seconds), 1))
             table.writerow([*cells, *(trial.parameters.get(name, "") for name in names), trial.reason])
 
 
@@ -79,9 +81,9 @@ def draw_picture(sweep: Sweep, space: Space, path: Path) -> None:
             if x is None or trial.metric is None or trial.state not in ("done", "pruned"):
                 continue
             x = described[name].index(x) if isinstance(x, str) else x
-            axes.plot(x, trial.metric, "o", color="#3b6fb6", alpha=1.0 if trial.state == "done" else 0.35)
+            axes.plot(x, trial.shown(sweep.metric), "o", color="#3b6fb6", alpha=1.0 if trial.state == "done" else 0.35)
             if trial is sweep.best:
-                axes.plot(x, trial.metric, "o", color="#222222", fillstyle="none", markersize=12)
+                axes.plot(x, trial.shown(sweep.metric), "o", color="#222222", fillstyle="none", markersize=12)
     figure.axes[0].set_ylabel(sweep.metric.replace("_", " "))
     figure.savefig(path, dpi=110)
 

@@ -23,7 +23,7 @@ class Trial:
         number: From 1.
         parameters: What was chosen for it, by name.
         state: `running`, `done`, `pruned` or `failed`.
-        metrics: The metric by which trials are compared, of each epoch.
+        metrics: The metric by which trials are compared, of each epoch; more is better, so the loss is negated.
         losses: On the validation rows, of each epoch.
         seconds: Of training, of each epoch.
         reason: Why it failed.
@@ -51,6 +51,10 @@ class Trial:
     def metric(self) -> float | None:
         """Of its best epoch; None if none was ended."""
         return self.rank[0] if self.metrics else None
+
+    def shown(self, name: str) -> float:
+        """The metric `name` of its best epoch, as people read it: of trials compared by the loss, the loss itself."""
+        return -self.rank[0] if name == "loss" else self.rank[0]
 
 
 @dataclass

@@ -202,7 +202,7 @@ def _search(
     if main:
         write_record(folder, record, NAME)
         sweep.clear()
-    say(f"kept trial {best.number}, {sweep.metric} {best.metric:.4f}: {folder}")
+    say(f"kept trial {best.number}, {sweep.metric} {best.shown(sweep.metric):.4f}: {folder}")
     return record
 
 

@@ -44,6 +44,22 @@ def test_the_best_trials_stand_first_and_failures_say_why(tmp_path):
     assert [line.split()[0] for line in sweep_text(sweep(tmp_path).record(), top=1).splitlines()[1:3]] == ["2", "4"]
 
 
+def test_by_the_loss_the_least_is_best_and_shown_as_it_is_and_once(tmp_path):
+    trials = [Trial(n, {}, "done", [-loss], [loss], [1.0]) for n, loss in enumerate((0.9, 0.4, 0.6), start=1)]
+    found = Sweep(tmp_path, {}, "loss", trials)
+    assert [line.split()[:2] for line in sweep_text(found.record()).splitlines()[1:4]] == [
+        ["2", "0.4000"],
+        ["3", "0.6000"],
+        ["1", "0.9000"],
+    ]
+    assert "loss 0.4000, the best so far" in trial_text(trials[1], found, of=3)
+    write_table(found, Space({}, (), ()), tmp_path / "trials.csv")
+    assert (tmp_path / "trials.csv").read_text().splitlines()[:2] == [
+        "trial,state,loss,epochs,seconds,reason",
+        "1,done,0.9,1,1.0,",
+    ]
+
+
 def test_a_line_for_each_trial(tmp_path):
     found = sweep(tmp_path)
     lines = [trial_text(trial, found, of=9) for trial in found.trials]

@@ -198,16 +198,26 @@ def load_text_config(name_or_folder: str | Path) -> PreTrainedConfig:
     Raises:
         ValueError: There is no such model, or it is none of the BERT family.
     """
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
-    except Exception as error:  # of the hub, of the file system, of a file that is no configuration
-        raise EncoderNotFound(
-            f"there is no text encoder at {str(name_or_folder)!r}: give a folder that holds one, or a Hub id, which "
-            f"must be in the cache or the network open ({first_line(error)})"
-        ) from error
+    config = read_config(
+        name_or_folder,
+        f"there is no text encoder at {str(name_or_folder)!r}: give a folder that holds one, or a Hub id, which must "
+        "be in the cache or the network open",
+    )
     _require_bert_family(config)
     return config
+
+
+def read_config(name_or_folder: str | Path, refusal: str) -> PreTrainedConfig:
+    """Read any model's configuration, from the Hub or a local folder.
+
+    Raises:
+        EncoderNotFound: There is none that can be read: `refusal`, and the reason.
+    """
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
+    except Exception as error:  # of the hub, of the file system, of a file that is no configuration
+        raise EncoderNotFound(f"{refusal} ({first_line(error)})") from error
 
 
 def _require_bert_family(config: PreTrainedConfig) -> None:

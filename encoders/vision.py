@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from .image import ImageEncoder
 from .resnet import IMAGE_ENCODERS
-from .text import first_line, quiet_transformers
+from .text import first_line, quiet_transformers, read_config
 from .trainable import EncoderNotFound, Part
 from .vision_trunk import Size, build_trunk, cell_of, grids, name_of, own_size, parts_of, probe, unused_modules
 
@@ -137,14 +137,11 @@ def load_image_config(name_or_folder: str | Path) -> PreTrainedConfig:
     Raises:
         ValueError: There is no such model, or it is none that sees pictures.
     """
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
-    except Exception as error:  # of the hub, of the file system, of a file that is no configuration
-        raise EncoderNotFound(
-            f"unknown image encoder {str(name_or_folder)!r}; choose one of {', '.join(IMAGE_ENCODERS)}, a folder that "
-            f"holds a vision model, or a Hub id, which must be in the cache or the network open ({first_line(error)})"
-        ) from error
+    config = read_config(
+        name_or_folder,
+        f"unknown image encoder {str(name_or_folder)!r}; choose one of {', '.join(IMAGE_ENCODERS)}, a folder that "
+        "holds a vision model, or a Hub id, which must be in the cache or the network open",
+    )
     return image_config_of((getattr(config, "vision_config", None) or config).to_dict())
 
 

@@ -70,9 +70,7 @@ class BilinearFusion(nn.Module):
         """Fuse region tokens (batch, regions, dim) and word tokens (batch, words, dim).
 
         Args:
-            image: Region tokens; a row without an image holds its null token.
-            text: Word tokens; likewise.
-            modality_weights: (batch, 2), to be used in place of the gate's own.
+            image, text, modality_weights: As of `CrossModalFusion.forward`.
             return_attentions: Whether to give the map `pairs` (batch, 1, glimpses, regions, words);
                 each glimpse sums to 1 over all pairs of a region and a word.
         """

@@ -77,9 +77,7 @@ class SelfAttentionFusion(nn.Module):
         """Fuse region tokens (batch, regions, dim) and word tokens (batch, words, dim).
 
         Args:
-            image: Region tokens; a row without an image holds its null token.
-            text: Word tokens; likewise.
-            modality_weights: (batch, 2), to be used in place of the gate's own.
+            image, text, modality_weights: As of `CrossModalFusion.forward`.
             return_attentions: Whether to give the map `joint` (batch, layers, heads, tokens, tokens)
                 over tokens = 1 + regions + words. It is dense whatever the pattern: 0 where nothing is seen.
 

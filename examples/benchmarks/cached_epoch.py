@@ -15,8 +15,6 @@ is BERT-base with random weights and the tokenizer of `--tokenizer`: its cost do
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import statistics
 import tempfile
 import time
@@ -25,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from diptych import DiptychConfig, DiptychModel, DiptychProcessor
 from diptych.encoders.draws import RowDraws
 from diptych.encoders.resnet import IMAGE_ENCODERS
@@ -39,6 +36,7 @@ from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.loading.plan import Plan
 from diptych.pipeline.model.image_processor import DiptychImageProcessor
 from diptych.pipeline.model.tokenizer import load_tokenizer
+from measuring import conditions
 
 BATCH = 64
 HEADS: dict[str, dict[str, Any]] = {
@@ -175,9 +173,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="steps that encode; with the cache four times as many")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
-    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    print(f"{datetime.date.today()}, {machine}, one thread, {versions}, medians of {options.rounds} rounds")
+    print(conditions(options.rounds))
     print(f"{options.image_encoder} + {options.text_encoder}\n")
     columns = ["head", "M parameters", "step that encodes, ms", "step from the cache, ms", "ratio", "reading"]
     columns += ["kB a row, image + text", "pays from epoch", "logits differ by", "equal labels"]

@@ -21,25 +21,21 @@ another pair each time.
 from __future__ import annotations
 
 import argparse
-import datetime
 import io
-import platform
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pyarrow.parquet as pq
 import torch
-import torchvision
-import transformers
 from diptych import DiptychModel, DiptychProcessor, ImageTextClassifier, build_model, load_model
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.model.scores import scores
+from measuring import conditions, seconds
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
@@ -124,17 +120,6 @@ def tensors(classify: ImageTextClassifier, batches: list[dict[str, Tensor]]) -> 
             classify.model(image_features=images, text_features=texts, attention_mask=batch["mask"])
 
 
-def seconds(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each way, which take turns; a first round warms up and does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            taken[name].append(time.process_time() - start)
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}
-
-
 def latency(classify: ImageTextClassifier, rows: Rows) -> tuple[float, float]:
     """Median CPU seconds of one pair, ours and the encoders' plain forward."""
     pairs = iter(rows)
@@ -203,11 +188,7 @@ def main() -> None:
         ours, bare = latency(classify, rows[:40])
         agreed = agreement(classify, rows, pq.read_table(out).to_pylist())
     kinds = " and ".join(f"{len({repr(row[half]) for row in rows})} distinct {half}s" for half in ("image", "text"))
-    versions = (
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, transformers {transformers.__version__}"
-    )
-    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    print(f"{datetime.date.today()}, {machine}, one thread, {versions}, medians of {options.rounds} rounds")
+    print(conditions(options.rounds))
     print(f"{model.config.image_encoder}; {len(rows)} rows of {kinds}; {agreed}\n")
     print("| | rows per CPU second | diptych is |\n|---|---|---|")
     for way in ways:

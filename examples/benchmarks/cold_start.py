@@ -11,21 +11,18 @@ CPU seconds (user and system), which say more than the clock does on a busy mach
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import torch
 import torchvision
-import transformers
 from diptych.encoders.text import quiet_transformers
 from diptych.pipeline.model.build import build_model
 from diptych.pipeline.model.folder import save_model
+from measuring import conditions
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -107,12 +104,7 @@ def main() -> None:
     medians = {
         name: [statistics.median(column) for column in zip(*runs[1:], strict=True)] for name, runs in taken.items()
     }
-    versions = (
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, transformers {transformers.__version__}"
-    )
-    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, one thread"
-    print(f"{datetime.date.today()}, {machine}, {versions}, Python {platform.python_version()}, ", end="")
-    print(f"medians of {options.rounds} rounds\n")
+    print(f"{conditions(options.rounds)}\n")
     print("| a Python that runs | CPU seconds | wall seconds | CPU / bare |\n|---|---|---|---|")
     bare = medians["imports and the encoders' weights"][0]
     for name, (cpu, wall) in medians.items():

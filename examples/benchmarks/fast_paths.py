@@ -11,13 +11,6 @@ undecoded rows to predictions, and of the image trunk alone on ready tensors.
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
-import importlib.util
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,21 +18,11 @@ from diptych import ImageTextClassifier
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.inference.encoding import InferenceEncoders
 from diptych.pipeline.inference.fast_path import WARM_UP, Fast, use_fast_path
+from measuring import conditions, seconds
 
 PATHS = {"int8": Fast(int8=True, min_agreement=0), "bf16": Fast(dtype="bf16", min_agreement=0)} | {
     "compile": Fast(compile=True, min_agreement=0)
 }
-
-
-def seconds(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each way, which take turns; a first round warms up and does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            taken[name].append(time.process_time() - start)
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}
 
 
 def same_labels(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
@@ -78,10 +61,7 @@ def main() -> None:
     both, alone = ({path: use(path, some) for path in encoders} for some in (rest, images))
     whole = seconds({path: lambda path=path: use(path, rest[:256]) for path in encoders}, options.rounds)
     trunk = seconds({path: lambda path=path: encode(path) for path in encoders}, 3 * options.rounds)
-    packages = [name for name in ("torch", "onnxruntime") if importlib.util.find_spec(name)]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    print(f"{datetime.date.today()}, {machine}, one thread, {versions}, medians of {options.rounds} rounds")
+    print(conditions(options.rounds))
     print(f"{len(rest)} rows, images of {pixels.shape[2]} x {pixels.shape[3]}, {len(classify.labels)} classes\n")
     print("| | rows per CPU second | image trunk | same labels | same from the image alone |\n|---|---|---|---|---|")
     for path in encoders:

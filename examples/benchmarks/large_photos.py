@@ -16,13 +16,10 @@ lie as close as chance puts them, which makes their agreement the harder test.
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import io
 import itertools
-import platform
 import random
-import re
 import statistics
 import subprocess
 import sys
@@ -33,15 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
-import torchvision
 from cold_start import default_text_encoder
 from diptych import ImageTextClassifier
 from diptych.pipeline.data.images import read_image
 from diptych.pipeline.demo.drawing import draw_scene
 from diptych.pipeline.demo.scenes import LABELS, SHIPPED_MODEL, make_quadruples
 from diptych.pipeline.model.build import build_model
+from measuring import conditions, high_water
 from PIL import Image, ImageChops
 from skimage import data
 from torchvision import transforms
@@ -171,14 +167,6 @@ def print_peak(place: str, *least: str) -> None:
     print(high_water() - before)
 
 
-def high_water() -> float:
-    """The process's peak resident memory in MB; `ru_maxrss` would start from the parent's."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if found is None:
-        raise RuntimeError("no VmHWM in /proc/self/status: peak memory is measured on Linux only")
-    return int(found[1]) / 1024
-
-
 def agreement(classifier: ImageTextClassifier, rows: Iterator[tuple[bytes, str, str | None]]) -> list[list[str]]:
     """Rows of the table: what scaled decoding changes in pictures, scores and labels."""
     resize, differences, shifts = classifier.processor.image_processor, [], []
@@ -223,10 +211,8 @@ def main() -> None:
     resnet = ImageTextClassifier(*build_model("resnet18", encoder, labels=labels, image_weights="random"), device="cpu")
     scenes = ImageTextClassifier.from_pretrained(SHIPPED_MODEL, device="cpu")
     files = list(photos(options.photos))
-    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
-    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, one thread"
-    print(f"{datetime.date.today()}, {machine}, {versions}, Python {platform.python_version()}, ", end="")
-    print(f"{len(files)} photos of {sum(map(len, files)) / len(files) / 1e6:.1f} MB, {options.rounds} rounds\n")
+    print(conditions(options.rounds))
+    print(f"{len(files)} photos of {sum(map(len, files)) / len(files) / 1e6:.1f} MB\n")
     print("| 12-megapixel JPEGs | plain | ours | |\n|---|---|---|---|")
     for name, sides in paths(resnet).items():
         taken = seconds(sides, files, options.rounds)

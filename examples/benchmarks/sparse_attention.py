@@ -10,9 +10,6 @@ times faster ours is. Memory is what a run adds to a fresh process's peak, ours 
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -21,8 +18,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-import transformers
 from diptych.fusion.sparse import sparse_attention, visible_pairs
+from measuring import conditions, high_water
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LongformerConfig
@@ -125,14 +122,6 @@ def print_peak(name: str, tokens: int, chosen: int, backward: bool) -> None:
     print(high_water() - before)
 
 
-def high_water() -> float:
-    """The process's peak resident memory in MB; `ru_maxrss` would start from the parent's."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if found is None:
-        raise RuntimeError("no VmHWM in /proc/self/status: peak memory is measured on Linux only")
-    return int(found[1]) / 1024
-
-
 def rows(lengths: Iterable[int], rounds: int) -> Iterable[list[str]]:
     """One row of the table for each length, without and with global tokens."""
     for tokens in lengths:
@@ -161,9 +150,7 @@ def main() -> None:
     if options.peak:
         name, tokens, chosen, backward = options.peak
         return print_peak(name, int(tokens), int(chosen), backward == "1")
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
-    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    print(f"{datetime.date.today()}, {machine}, one thread, {versions}, medians of {options.rounds} rounds\n")
+    print(f"{conditions(options.rounds)}\n")
     heads = ["tokens", "global", "difference", "forward", "x dense", "x Longformer"]
     heads += ["forward + backward", "x dense", "x Longformer", "MB forward", "MB forward + backward"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))

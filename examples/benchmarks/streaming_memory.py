@@ -13,7 +13,6 @@ import argparse
 import datetime
 import io
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import high_water
 
 
 def main() -> None:
@@ -72,10 +72,7 @@ def train_once(file: Path, out: Path) -> None:
 
     shipped, few = str(SHIPPED_MODEL), {"fusion": "mlp"}
     train(file, out, image_encoder=shipped, text_encoder=shipped, architecture=few, epochs=1, quiet=True, stream=True)
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if found is None:
-        raise RuntimeError("no VmHWM in /proc/self/status: peak memory is measured on Linux only")
-    print(int(found[1]) / 1024)
+    print(high_water())
 
 
 if __name__ == "__main__":

@@ -139,16 +139,12 @@ def label_values(table: Table, column: str) -> list[str]:
     return found
 
 
-def label_lists(table: Table, column: str) -> list[list[str]]:
-    """The labels of every row as text, each once, in the row's order; an empty list is a row of no class.
+def label_lists(table: Table, column: str) -> Iterator[list[str]]:
+    """The labels of row after row as text, each once, in the row's order; an empty list is a row of no class.
 
     Raises:
         ValueError: A row has no list, or something in it that is no label.
     """
-    return list(_label_lists(table, column))
-
-
-def _label_lists(table: Table, column: str) -> Iterator[list[str]]:
     feature = table.features.get(column)
     for row, value in enumerate(table.rows.values(column)):
         try:
@@ -183,7 +179,7 @@ def label_names(table: Table, column: str) -> list[str]:
 def multi_label_names(table: Table, column: str) -> list[str]:
     """The classes of lists, as of `label_names`."""
     names = class_names(table, column)
-    return names or sort_labels({label for labels in _label_lists(table, column) for label in labels})
+    return names or sort_labels({label for labels in label_lists(table, column) for label in labels})
 
 
 def sort_labels(names: Iterable[str]) -> list[str]:
@@ -222,7 +218,7 @@ def multi_label_targets(table: Table, column: str, names: Sequence[str]) -> list
     ids = {label_text(name): index for index, name in enumerate(names)}
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}
     targets = []
-    for row, labels in enumerate(_label_lists(table, column)):
+    for row, labels in enumerate(label_lists(table, column)):
         target = [0] * len(names)
         for label in labels:
             if label not in ids:

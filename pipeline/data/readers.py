@@ -59,7 +59,7 @@ class Rows:
 
     def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """The rows whose number is wanted, or all; None, for a fraction of the time, in the place of each other."""
-        raise NotImplementedError
+        return (self[number] if wanted is None or wanted(number) else None for number in range(len(self)))
 
     def __getitem__(self, number: int) -> Any:
         raise NotImplementedError
@@ -121,10 +121,6 @@ class ListRows(Rows):
         row = plain(self._rows[number])
         return row if isinstance(row, UnreadableRow) else self._chosen(row)
 
-    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
-        """As of `Rows`."""
-        return (self[number] if wanted is None or wanted(number) else None for number in range(len(self)))
-
 
 class FrameRows(Rows):
     """The rows of a DataFrame, of pandas or polars; columns that are not asked for are not touched.
@@ -154,10 +150,6 @@ class FrameRows(Rows):
             values = self._frame[self._columns[name]].to_list()
             self._lists[name] = [None if is_nothing(value) else value for value in values]
         return self._lists[name]
-
-    def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
-        """As of `Rows`."""
-        return (self[number] if wanted is None or wanted(number) else None for number in range(len(self)))
 
 
 def require_distinct(names: Sequence[str], where: str) -> None:

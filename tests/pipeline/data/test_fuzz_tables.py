@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from diptych import ImageTextClassifier, check, train
 from diptych.pipeline.batch_inference.classify_table import classify_table
-from diptych.pipeline.data.rows import STATUSES
+from diptych.pipeline.data.read import read_data
+from diptych.pipeline.data.rows import STATUSES, UnreadableRow
 
 from ...conftest import build_tiny
 from .corpus import mutated, originals
@@ -64,6 +65,15 @@ def accounted(data: Path, model: Path, out: Path) -> None:
         assert no_check is not None or found["all"]["rows"] == len(rows), "two readers"
 
 
+def the_same_by_number(data: Path) -> None:
+    """Rows are the same one after another and by number."""
+    rows = read_data(data).table.rows
+    one_by_one, by_number = [*rows], [rows[number] for number in range(len(rows))]
+    for one, other in zip(one_by_one, by_number, strict=True):
+        both = [row.reason if isinstance(row, UnreadableRow) else row for row in (one, other)]
+        assert both[0] == both[1]
+
+
 def cases(count: int, seed: int, folder: Path):
     for number in range(count):
         generator = random.Random(seed * 10_000 + number)
@@ -79,6 +89,7 @@ def fuzz(count: int, seed: int, folder: Path, model: Path) -> None:
         out.mkdir()
         try:
             accounted(data, model, out)
+            refused(lambda data=data: the_same_by_number(data))
         except Exception as error:
             raise AssertionError(f"case {number} of seed {seed}: {data.name}, {done}") from error
         assert time.process_time() - started < SECONDS, (number, done)

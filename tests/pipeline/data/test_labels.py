@@ -64,7 +64,7 @@ def test_one_label_a_row_is_no_list(values):
 )
 def test_what_is_no_list_of_labels_is_named_with_its_row(values, message):
     with pytest.raises(ValueError, match=message):
-        label_lists(table(values), "label")
+        list(label_lists(table(values), "label"))
 
 
 def test_what_the_model_does_not_know_is_named():

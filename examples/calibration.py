@@ -37,7 +37,7 @@ from diptych.pipeline.feature_cache.encode import RowsToEncode, encode_images, e
 from diptych.pipeline.feature_cache.folder import cache_folder
 from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.loading.loader import batches_once
-from diptych.pipeline.model.calibration import MODALITIES, precision_threshold, set_limit
+from diptych.pipeline.model.calibration import MODALITIES, precision_threshold, rounded, set_limit
 from diptych.pipeline.model.scores import scores
 from torch import Tensor
 
@@ -88,7 +88,7 @@ def judge(run: Path, options: Any) -> Iterator[dict[str, Any]]:
         metrics = calibration_metrics(before, labels), calibration_metrics(after, labels)
         confidence, right = confidences(after, labels)
         simulated = simulated_errors(confidence, rng, options.simulations)
-        answered = confidence >= precision_threshold(config, name, PRECISION)
+        answered = np.array([*map(rounded, confidence)]) >= precision_threshold(config, name, PRECISION)
         held, size = resplit(config, name, validation[name], test[name], rng, options.resplits)
         yield {
             "run": run.name,

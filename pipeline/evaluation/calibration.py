@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.calibration import MODALITIES, in_order_of, nonconformity
+from ..model.calibration import MODALITIES, in_order_of, nonconformity, rounded
 from ..model.config import DiptychConfig
 from ..runtime.choices import SET_SCORES
 
@@ -135,15 +135,14 @@ def calibrate(
         draws = rng.random(len(chosen))
         best = scores.max(dim=1)
         calibration[name] |= {
-            "score": [round(float(best.values[i]), 5) for i in chosen],
+            "score": [rounded(float(best.values[i])) for i in chosen],
             "right": [int(best.indices[i] == truth[i]) for i in chosen],
         }
         for kind in SET_SCORES:
-            values = (
+            calibration[name][kind] = [
                 nonconformity(scores[i].tolist(), kind, float(draw))[int(truth[i])]
                 for i, draw in zip(chosen, draws, strict=True)
-            )
-            calibration[name][kind] = [round(value, 5) for value in values]
+            ]
     return calibration
 
 

@@ -87,7 +87,7 @@ def draw_coverage(
         axes.fill_between(share, low, high, color=_COLOURS[name], alpha=0.12, linewidth=0)
         lowest = min(lowest, float(low.min()))
         for promised, threshold in thresholds.get(name, {}).items():
-            count = int((confidence >= threshold).sum())
+            count = int((np.round(confidence, 5) >= threshold).sum())
             if count:
                 place = 100 * count / len(right), accuracy[count - 1]
                 axes.plot(*place, "o", color=_COLOURS[name], markersize=5)

@@ -11,6 +11,7 @@ from ..model.calibration import (
     coverage_threshold,
     label_set,
     precision_threshold,
+    rounded,
     set_limit,
 )
 from ..model.config import DiptychConfig
@@ -69,7 +70,7 @@ class Decisions:
         """The columns on request of a row with these scores and modalities."""
         columns: dict[str, Any] = {}
         if self.thresholds:
-            columns["abstained"] = max(row) < self.thresholds[modality]
+            columns["abstained"] = rounded(max(row)) < self.thresholds[modality]
         if self.limits:
             limit = self.limits[modality]
             classes = label_set(row, limit, self.options.set_score)

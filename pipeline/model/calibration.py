@@ -22,6 +22,7 @@ MODALITIES = ("both", "text", "image")
 """What a row can have."""
 RISK = 0.05
 """How often, over draws of the calibration rows, a promised precision may fail."""
+_PLACES = 5
 _START = 0.1  # share of the calibration rows with which the strictest threshold that is tested answers
 _STEPS = 18  # thresholds that are tested at most
 
@@ -74,6 +75,14 @@ def in_order_of(logits: Tensor, values: Tensor) -> Tensor:
     return torch.zeros_like(values).scatter(1, order, values.sort(dim=1, descending=True).values)
 
 
+def rounded(score: float) -> float:
+    """A score as thresholds and sets see it, of calibration rows and of new ones alike.
+
+    Of a model that is nearly sure of most rows many are equal then, and all of them fall on one side.
+    """
+    return round(score, _PLACES)
+
+
 def rows_known(config: DiptychConfig, modality: str) -> dict[str, Any]:
     """The calibration of rows with these modalities.
 
@@ -96,7 +105,7 @@ def least_rows(precision: float) -> int:
 
 
 def precision_threshold(config: DiptychConfig, modality: str, precision: float) -> float:
-    """The lowest score from which answers are right with this precision, with a risk of `RISK` that they are not.
+    """The lowest `rounded` score from which answers are right with this precision, but for a risk of `RISK`.
 
     Thresholds are tested from the strictest down, each by a one-sided Clopper-Pearson bound, and testing stops at the
     first that fails (fixed-sequence testing: Angelopoulos et al., Learn then Test, 2021). Which are tested follows
@@ -134,7 +143,7 @@ def precision_threshold(config: DiptychConfig, modality: str, precision: float) 
 
 
 def coverage_threshold(config: DiptychConfig, modality: str, coverage: float) -> float:
-    """The score that this share of the calibration rows reaches.
+    """The `rounded` score that this share of the calibration rows reaches.
 
     Raises:
         ValueError: The model is not calibrated.
@@ -178,11 +187,11 @@ def label_set(row: Sequence[float], limit: float, kind: str = SET_SCORES[0], dra
 
 
 def nonconformity(row: Sequence[float], kind: str, draw: float) -> list[float]:
-    """How little each class of one row conforms, as of `label_set`."""
+    """How little each class of one row conforms, `rounded`; arguments as of `label_set`."""
     if kind == SET_SCORES[0]:
-        return [1 - score for score in row]
+        return [rounded(1 - score) for score in row]
     values, before = [0.0] * len(row), 0.0
     for index in sorted(range(len(row)), key=lambda index: -row[index]):
-        values[index] = before + draw * row[index]
+        values[index] = rounded(before + draw * row[index])
         before += row[index]
     return values

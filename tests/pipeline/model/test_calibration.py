@@ -9,6 +9,8 @@ import pytest
 import torch
 from diptych import DiptychConfig
 from diptych.pipeline.evaluation.calibration import calibrate
+from diptych.pipeline.inference.decisions import Decisions
+from diptych.pipeline.inference.options import ClassifyOptions
 from diptych.pipeline.model.calibration import (
     MODALITIES,
     coverage_threshold,
@@ -147,6 +149,23 @@ def test_sets_hold_the_true_class_as_often_as_they_should(kind):
         sizes.append(np.mean(list(map(len, sets))))
     assert 0.88 <= np.mean(held) <= 0.92
     assert 1 < np.mean(sizes) < CLASSES
+
+
+def test_of_a_nearly_certain_model_ties_fall_on_one_side():
+    """Nine rows of ten have scores above 0.999995, all different: as they are kept, they are equal."""
+    rng = np.random.default_rng(0)
+    sure = torch.tensor(np.where(rng.random(2_000) < 0.95, rng.uniform(13, 16, 2_000), rng.uniform(0, 2, 2_000)))
+    logits = torch.stack([sure, torch.zeros(2_000)], dim=1).float()
+    labels = (torch.tensor(rng.random(2_000)) > logits.softmax(1)[:, 0]).long()
+    config = DiptychConfig(id2label={0: "a", 1: "b"})
+    config.calibration = calibrate({"both": logits[:1_000]}, {"both": labels[:1_000]}, config)
+    decided = [
+        Decisions(config, ClassifyOptions(coverage=0.9, sets=0.9)).of(row, "both")
+        for row in scores(logits[1_000:], config).tolist()
+    ]
+    assert np.mean([not row["abstained"] for row in decided]) >= 0.9
+    hits = ["ab"[label] in row["label_set"] for label, row in zip(labels[1_000:], decided, strict=True)]
+    assert np.mean(hits) >= 0.9
 
 
 def test_sets_agree_with_another_library():

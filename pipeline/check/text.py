@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..data.splits import has_training_split
 from .scan import NOT_BAD
 from .statistics import HUGE, TINY
 
@@ -34,10 +35,18 @@ def report(found: Mapping[str, Any]) -> str:
     if broken:
         lines.append(f"not ready: fix the {_count(broken, 'error')} above, then check again")
     else:
-        uses = "training, evaluating or classifying" if found["columns"]["label"] is not None else "classifying"
-        note = f", {_count(warned, 'warning')} above" if warned else ""
+        uses, note = _uses(found), f", {_count(warned, 'warning')} above" if warned else ""
         lines.append(f"ready: nothing here would break {uses}{note}")
     return "\n".join(lines).encode("utf-8", "replace").decode()  # no terminal takes half a character
+
+
+def _uses(found: Mapping[str, Any]) -> str:
+    """What a check without an error is good for."""
+    if found["columns"]["label"] is None:
+        return "classifying"
+    if has_training_split(found["splits"]):
+        return "training, evaluating or classifying"
+    return "evaluating or classifying (no split to train on was checked)"
 
 
 def _table(found: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ def evaluate(
     batch_size: BatchSize = 64,
     by_class: Annotated[bool, option("Print precision, recall and F1 of every class.", "--by-class")] = False,
     emap_exact: Annotated[
-        bool, option("Project by all pairs of images and texts, not 32 for each of 500 rows.", "--emap-exact")
+        bool, option("Compute EMAP from all pairs of images and texts, not 32 for each of 500 rows.", "--emap-exact")
     ] = False,
     out: Annotated[
         str | None,
@@ -38,7 +38,9 @@ def evaluate(
     """Measure a model on labelled pairs.
 
     Prints accuracy, macro-F1 and AUROC; of lists of labels F1 and mean average precision.
-    The split is test if there are several.
+    The split is test if there are several. Then what the image is worth: beside the model's own
+    answers those without a half, those with the images of other rows (swapped), and those of the
+    additive projection (EMAP), in which image and text cannot interact.
     """
     from ..evaluation.evaluate import evaluate as run
 
@@ -79,10 +81,9 @@ def evaluation_text(metrics: dict[str, Any], *, by_class: bool = False) -> str:
         shown = "".join("-".rjust(10) if cell is None else f"{cell:10.4f}" for cell in cells)
         lines.append(f"{name:12}{line['rows']:>8}{shown}")
     if metrics["one_half"] or metrics["without_prediction"]:
-        lines.append(
-            f"of these rows {metrics['one_half']} have one modality only; "
-            f"{metrics['without_prediction']} more have none, and get no prediction"
-        )
+        none = metrics["without_prediction"]
+        more = f"; {none} more have none, and get no prediction" if none else ""
+        lines.append(f"of these rows {metrics['one_half']} have one modality only{more}")
     if metrics["image_weight"] is not None and metrics["image_weight_by_class"]:
         ranked = sorted(metrics["image_weight_by_class"].items(), key=lambda item: item[1])
         (least, low), (most, high) = ranked[0], ranked[-1]

@@ -26,7 +26,8 @@ class Dtype(str, Enum):
 
 
 TrainingData = Annotated[
-    str, typer.Argument(help="A Hub id, a saved dataset, an image folder with metadata, or table files.")
+    str,
+    typer.Argument(help="A folder with train.csv, a table file, an image folder, a saved dataset or a Hub id."),
 ]
 StartModel = Annotated[
     str | None, option("Start from this saved model: a run's folder, a model's folder or a Hub id.", panel="Model")

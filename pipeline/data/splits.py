@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -109,15 +109,19 @@ def strata(targets: Sequence[tuple[int, ...]]) -> list[int]:
     return np.where(there.any(axis=1), counts.argmin(axis=1), there.shape[1]).tolist()
 
 
+def has_training_split(splits: Collection[str]) -> bool:
+    """Whether one of these can be trained on: one named train, or the only one if its name says nothing else."""
+    return "train" in splits or (len(splits) == 1 and not set(splits) & set(SPLITS))
+
+
 def training_table(tables: Mapping[str, T]) -> T:
     """The split to train on.
 
     Raises:
         ValueError: There is no such split, only those to validate with or to test.
     """
-    others = [split for split in tables if split not in SPLITS]
-    if "train" in tables or len(tables) == len(others) == 1:
-        return tables["train"] if "train" in tables else tables[others[0]]
+    if has_training_split(tables):
+        return tables["train"] if "train" in tables else next(iter(tables.values()))
     raise ValueError(
         f"there is no split to train on, only {', '.join(tables)}: call one train, or give the file or the split itself"
     )

@@ -87,6 +87,7 @@ def draw(explanation: Explanation, path: Path) -> None:
         f"without as many at random {percent(faithfulness.without_random)}."
         + (" Low faithfulness: read nothing into this map." if faithfulness.low else ""),
     ]
+    figure.text(left, 0.125, "Orange speaks for it, blue against it.", fontsize=9, color=_MUTED)
     figure.text(left, 0.055, "\n".join(lines), fontsize=9, color="#a3210f" if faithfulness.low else _MUTED)
     figure.savefig(path, format="png", facecolor="white")
 

@@ -19,6 +19,7 @@ from ..model.scores import scores
 from .loop import Fit
 from .objective import ENOUGH_TO_CALIBRATE, chooses_epoch
 
+_SHOWN = {"nll": "NLL", "ece": "ECE", "brier": "Brier"}
 _VIEWS = {"both": "both", "text": "text_only", "image": "image_only"}
 
 
@@ -72,7 +73,7 @@ def calibrate_run(fit: Fit, batches: Batches, *, seed: int, rows: int) -> dict[s
     fit.console.print(f"calibration on validation rows that {which} the epoch; {fit.folder.path / 'reliability.png'}")
     for name, values in report.items():
         changes = (
-            f"{key.upper()} {values['before'][key]:.3f} -> {values['after'][key]:.3f}" for key in values["after"]
+            f"{_SHOWN[key]} {values['before'][key]:.3f} -> {values['after'][key]:.3f}" for key in values["after"]
         )
         each = "  (each class scaled)" if values["each_class"] else ""
         fit.console.print(f"  {TITLES[name]:15}{values['rows']:6} rows  {'  '.join(changes)}{each}")

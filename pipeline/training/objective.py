@@ -134,8 +134,14 @@ def choose_metric(
         return objective, "by default"
     fewest = int(validation[occurring].min())
     metric = "macro_f1" if fewest >= ENOUGH else "loss"
-    why = f"the rarest class has {rare[0]} training rows where an even share is {rare[1]:.0f}"
-    return replace(objective, select=metric), f"{why}, and at least {fewest} validation rows" if fewest else why
+    why = f"as the rarest class has {_rows(rare[0], 'training')} where an even share is {rare[1]:.0f}"
+    if fewest:
+        why += f", and every class at least {_rows(fewest, 'validation')}"
+    return replace(objective, select=metric), why
+
+
+def _rows(count: int, kind: str) -> str:
+    return f"{count} {kind} row{'' if count == 1 else 's'}"
 
 
 def chooses_epoch(seed: int, row: int) -> bool:

@@ -124,7 +124,7 @@ def set_up(
         objective = replace(objective, measure=measure, chooses=chooses, rows=len(validation) // 2)
     elif labelled:
         objective = replace(objective, rows=len(validation))
-    console.print(f"data: {len(training)} rows to train on, {len(validation)} to validate ({rows.source}), {what}")
+    console.print(f"data: {len(training):,} rows to train on, {len(validation):,} to validate ({rows.source}), {what}")
     config, length = with_length(config, network, len(training))
     console.print(length)
     total, trained = (

@@ -157,6 +157,15 @@ def test_data_without_labels_is_ready_for_classifying(good):
     assert "classes" not in result.stdout
 
 
+def test_data_without_a_split_to_train_on_is_not_ready_for_training(good):
+    (good / "train.csv").rename(good / "pairs.csv")  # no name of a split: it is left out
+    result = run(good, "--quiet")
+    assert result.stdout.splitlines()[-1].startswith(
+        "ready: nothing here would break evaluating or classifying (no split to train on was checked)"
+    )
+    assert "training, evaluating" in run(good / "pairs.csv", "--quiet").stdout.splitlines()[-1]
+
+
 def test_one_split_is_checked_for_itself(broken):
     found = check(broken, split="validation", quiet=True)
     assert list(found["splits"]) == ["validation"]

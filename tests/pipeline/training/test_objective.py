@@ -16,11 +16,11 @@ from .test_train import run
     ("training", "validation", "metric", "why"),
     [
         ([50, 50], [5, 5], "accuracy", "by default"),
-        ([500, 26], [50, 3], "loss", "the rarest class has 26 training rows where an even share is 263"),
-        ([500, 26], [50, 10], "macro_f1", "the rarest class has 26 training rows where an even share is 263"),
+        ([500, 26], [50, 3], "loss", "as the rarest class has 26 training rows where an even share is 263"),
+        ([500, 26], [50, 10], "macro_f1", "as the rarest class has 26 training rows where an even share is 263"),
         ([500, 27], [50, 1], "accuracy", "by default"),  # a tenth of 263.5 is 26.35
-        ([500, 26, 0], [50, 12, 0], "macro_f1", "the rarest class has 26"),  # a class of no row is none
-        ([500, 26, 500], [50, 12, 9], "macro_f1", "the rarest class has 26"),
+        ([500, 26, 0], [50, 12, 0], "macro_f1", "as the rarest class has 26"),  # a class of no row is none
+        ([500, 26, 500], [50, 12, 9], "macro_f1", "as the rarest class has 26"),
     ],
 )
 def test_rare_classes_choose_by_what_sees_them(training, validation, metric, why):
@@ -82,7 +82,7 @@ def test_a_run_says_by_what_it_chooses_and_why(pairs, text_folder, tmp_path):
     said: list[str] = []
     rare = pairs.select([*range(0, 96, 2), 1, 3])  # 48 red, 2 blue: of these one is validated with
     record = run(rare, tmp_path / "rare", text_folder, epochs=2, say=said.append)
-    line = "best epoch: by loss on validation, the rarest class has 1 training rows where an even share is 22"
+    line = "best epoch: by loss on validation, as the rarest class has 1 training row where an even share is 22"
     assert any(text.startswith(line) for text in said)
     assert record["select"] == "loss"
     assert record["best"]["loss"] == min(epoch["loss"] for epoch in record["epochs"])

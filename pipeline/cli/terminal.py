@@ -32,7 +32,7 @@ class PanelCommand(TyperCommand):
             panel = getattr(param, "rich_help_panel", None) or ("Output" if param.name == "help" else "Options")
             title = "Arguments" if param.param_type_name == "argument" else panel
             if record := param.get_help_record(ctx):
-                panels.setdefault(title, []).append(record)
+                panels.setdefault(title, []).append((record[0].replace("<list[str]>", "<str>"), record[1]))
         for title, records in panels.items():
             if records:
                 with formatter.section(coloured(title, sys.stdout, bold=True)):

@@ -70,7 +70,7 @@ def check(
         ValueError: The data cannot be read at all, or a column is not there.
     """
     remarks: list[str] = []
-    read, remark = _read(data, *sort_options(reading, Reading), split, remarks)
+    read, remark = _read(data, sort_options(reading, Reading)[0], split, remarks)
     tables, columns = read.tables, read.columns
     training = "train" if "train" in tables or split is not None else next(iter(tables))
     if split is not None:

@@ -270,7 +270,7 @@ class ImageTextClassifier:
             BadRow: At the first bad row, after the predictions of those before it, if asked to.
             ValueError: An option is out of its range, or the model has no classes.
         """
-        return self._stream(rows, *sort_options(options, ClassifyOptions), columns, folder, prompt)
+        return self._stream(rows, sort_options(options, ClassifyOptions)[0], columns, folder, prompt)
 
     def _stream(
         self,

@@ -29,7 +29,7 @@ from ..inference.fast_path import Fast, use_fast_path
 from ..inference.options import ClassifyOptions
 from ..inference.predictions import COLUMNS, output_row
 from ..runtime.files import reason, user_path
-from ..runtime.options import take_options
+from ..runtime.options import sort_options
 from ..runtime.outputs import beside, keep_part, see_that_it_is_new
 from ..runtime.signals import Interrupted, StopSignals
 from .identity import FileStamps, changed_images, identity_of, names_files, see_that_data_stays, states_of
@@ -81,8 +81,7 @@ def classify_table(
             that would be lost or that does not belong to this run; or too few labels agree on the fast path.
         Interrupted: A signal came; what was classified before is kept likewise.
     """
-    reading = take_options(Reading, options)
-    chosen = ClassifyOptions(**options)
+    reading, chosen = sort_options(options, Reading, ClassifyOptions)
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     state = PartialState(cpu=not torch.accelerator.is_available())
     team = Team(state)

@@ -23,6 +23,7 @@ from ..data.splits import pick_split
 from ..data.tables import Table
 from ..data.writer import RowWriter
 from ..runtime.files import user_path
+from ..runtime.options import sort_options
 from ..runtime.outputs import beside
 from .findings import ERRORS, WARNINGS, Checked, Finding, findings, in_order
 from .scan import CountTokens, frame_of, label_code, scan, text_hash, together
@@ -69,7 +70,7 @@ def check(
         ValueError: The data cannot be read at all, or a column is not there.
     """
     remarks: list[str] = []
-    read, remark = _read(data, Reading(**reading), split, remarks)
+    read, remark = _read(data, sort_options(reading, Reading)[0], split, remarks)
     tables, columns = read.tables, read.columns
     training = "train" if "train" in tables or split is not None else next(iter(tables))
     if split is not None:

@@ -89,6 +89,9 @@ def command(
                     value = given.pop(name)
                     if value is not None:
                         given[name] = read(value)
+                for name, value in given.items():  # as of a variable of the shell that is not set
+                    if value == "" and name not in ("image", "text", "text_alone"):
+                        raise ValueError(f"{name.replace('_', '-')} is empty: give a value, or leave the option out")
                 function(**given)
 
         parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in (*before, *made, *_OUTPUT)]

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from ..data.options import Reading
+from ..runtime.files import user_path
 from .command import command, option
 from .options import BatchSize, Split
 from .terminal import Show
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def texts_of(sources: Sequence[str]) -> list[str]:
@@ -22,11 +21,13 @@ def texts_of(sources: Sequence[str]) -> list[str]:
     Raises:
         ValueError: There are none.
     """
+    from ..data.text_files import read_whole
+
     found: list[str] = []
     for source in sources:
-        file = Path(source) if len(source) < 1_000 and "\n" not in source else None
+        file = _place(source)
         if file is not None and file.is_file():
-            found += [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            found += [line for line in read_whole(file).splitlines() if line.strip()]
         else:
             found.append(source)
     if not found:
@@ -40,16 +41,29 @@ def images_of(sources: Sequence[str]) -> list[str]:
     Raises:
         ValueError: There are none.
     """
+    from ..data.image_source import IMAGE_SUFFIXES
+
     found: list[str] = []
     for source in sources:
-        if Path(source).is_dir():
-            files = sorted(Path(source).rglob("*"))
-            found += [str(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        folder = _place(source)
+        if folder is not None and folder.is_dir():
+            files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            shown = [file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
+            found += map(str, shown)
         else:
             found.append(source)
     if not found:
         raise ValueError("there are no images to rank: give --images, a file or a folder of them")
     return found
+
+
+def _place(source: str) -> Path | None:
+    """The file or folder that is there by this name."""
+    try:
+        path = user_path(source)
+        return path if path.exists() else None
+    except (OSError, ValueError):  # too long for a path, or of nobody's home folder
+        return None
 
 
 @command(Reading)

@@ -10,11 +10,11 @@ from typing import Any
 
 import datasets
 
-from .image_source import what_it_is
+from .image_source import IMAGE_SUFFIXES, what_it_is
 from .labels import as_list, one_label
 from .options import OptionNeeded
 from .rows import Columns, UnreadableRow, field_of
-from .tables import IMAGE_SUFFIXES, Table
+from .tables import Table
 from .values import is_nothing
 
 _IMAGE_NAMES = (
@@ -232,7 +232,7 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if kind == "other" and isinstance(value, Mapping):
         for inner, inside in value.items():
             yield from _leaves(f"{name}.{inner}", inside)
-    elif kind == "list" and len(value) and isinstance(value[0], Mapping):
+    elif kind == "list" and isinstance(next(iter(value), None), Mapping):
         yield from _leaves(f"{name}.0", value[0])
     else:
         yield name, kind

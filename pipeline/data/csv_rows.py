@@ -12,6 +12,7 @@ from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
+from .image_source import IMAGE_SUFFIXES
 from .readers import require_distinct
 from .rows import UnreadableRow
 from .text_files import FileRows, TextFile
@@ -112,6 +113,11 @@ class CsvRows(FileRows):
     def _header(self, path: Path, cells: Sequence[str]) -> list[str]:
         """A name for every column; one without a name, such as the index that pandas writes, gets one."""
         names = [cell or f"Unnamed: {index}" for index, cell in enumerate(cells)]
+        if photo := next((name for name in names if name.strip().lower().endswith(IMAGE_SUFFIXES)), None):
+            raise ValueError(
+                f"{path} begins with a row and not with the names of its columns ({photo!r} is an image): put them "
+                "above it, such as image,text,label"
+            )
         require_distinct(names, str(path))
         if any("\udc80" <= character <= "\udcff" for name in names for character in name):
             raise ValueError(f"{path} is no UTF-8 text; save it as UTF-8")

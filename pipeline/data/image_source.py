@@ -23,6 +23,7 @@ from .values import first_line, is_nothing
 MAX_FILE_BYTES = 1 << 30
 """Larger files are refused unread: no picture of `MAX_PIXELS` needs so much."""
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _ARCHIVE = "is an archive, which is not opened: unpack it first"
 _PAGE = "is an HTML page, as a failed download leaves it: download the file again"

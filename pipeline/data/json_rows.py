@@ -10,7 +10,7 @@ from typing import Any
 
 from .readers import ListRows, Rows
 from .rows import UnreadableRow
-from .text_files import FileRows, TextFile
+from .text_files import FileRows, TextFile, read_whole
 
 _DEEPEST = 100
 """Lists and objects inside one another: what is nested deeper ends whatever walks through it."""
@@ -55,8 +55,11 @@ def read_json(files: Sequence[Path]) -> Rows:
         file = TextFile(path)
         try:
             with file.lines() as lines:
-                head = next(filter(str.strip, lines), "").lstrip()
-                if not head.startswith("[") and (not head.startswith("{") or _is_json(head)):
+                filled = filter(str.strip, lines)
+                head = next(filled, "").lstrip()
+                first = None if head.startswith("[") else _object(head)
+                of_rows = path.suffix.lower() == ".json" and _holds_rows(first) and not next(filled, "")
+                if not of_rows and (first is not None or not head.startswith(("[", "{"))):
                     return JsonRows(files)
                 whole = _DECODER.decode(head + lines.read())
         except (ValueError, RecursionError) as error:
@@ -64,11 +67,12 @@ def read_json(files: Sequence[Path]) -> Rows:
                 return JsonRows(files)
             raise ValueError(f"{path} is no JSON: {error}") from error
         if isinstance(whole, dict):
-            lists = [
-                value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)
-            ]
+            lists = _lists_of_rows(whole)
             if len(lists) != 1:
-                raise ValueError(f"{path} is one JSON object, of which {len(lists)} fields are lists of rows: give one")
+                raise ValueError(
+                    f"{path} is one JSON object, of which {len(lists)} fields are lists of rows: give one "
+                    "(pandas writes it with orient='records')"
+                )
             whole = lists[0]
         if not isinstance(whole, list) or not any(isinstance(row, dict) for row in whole):
             return JsonRows(files)
@@ -78,12 +82,35 @@ def read_json(files: Sequence[Path]) -> Rows:
     return ListRows(rows)
 
 
-def _is_json(line: str) -> bool:
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a whole file is.
+
+    Raises:
+        ValueError: It is none.
+    """
+    row = _json_row(read_whole(path), 1, str(path))
+    if isinstance(row, UnreadableRow):
+        raise ValueError(row.reason)
+    return row
+
+
+def _object(line: str) -> Any:
+    """What a line of JSON says; None if it is none."""
     try:
-        json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError):
-        return False
-    return True
+        return None
+
+
+def _lists_of_rows(whole: dict[str, Any]) -> list[Any]:
+    return [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+
+
+def _holds_rows(whole: Any) -> bool:
+    """Whether an object is no row but holds rows: in lists, or by column or number, as pandas writes them."""
+    return isinstance(whole, dict) and bool(
+        _lists_of_rows(whole) or (whole and all(isinstance(value, dict) for value in whole.values()))
+    )
 
 
 def json_rows(lines: Iterable[bytes | str], name: str) -> Iterator[dict[str, Any]]:

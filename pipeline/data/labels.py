@@ -7,14 +7,14 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import datasets
-import numpy as np
 
 from .rows import UnreadableRow
 from .tables import Table
-from .values import is_nothing
+from .values import is_nothing, python_value
 
 _ASK = 'rows here have lists of text or numbers, in CSV as JSON, such as ["red", "blue"], or [] for no class'
 _ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]*)?|True|False"""
@@ -53,7 +53,8 @@ def as_list(value: Any) -> list[Any] | None:
             )
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=str)
-    return list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
+    value = value.tolist() if hasattr(value, "tolist") else value  # of numpy, torch and pandas
+    return list(value) if isinstance(value, (list, tuple)) else None
 
 
 def labels_in(value: Any, feature: Any = None) -> list[str]:
@@ -81,11 +82,10 @@ def one_label(value: Any, feature: Any = None) -> str:
     """
     if isinstance(feature, datasets.ClassLabel) and isinstance(value, int):
         value = feature.names[value] if 0 <= value < len(feature.names) else None
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = python_value(value)
     if not _says(value):
         raise ValueError("no label")
-    if not isinstance(value, (str, int, float, bool)):
+    if not isinstance(value, (str, int, float, Decimal)):
         raise ValueError(f"a {type(value).__name__}, which is no label,")
     return label_text(value)
 

@@ -30,6 +30,9 @@ class Reading:
     def __post_init__(self) -> None:
         if self.text_only and self.image_only:
             raise ValueError("--text-only and --image-only leave nothing to read: give one of them")
+        for name in ("image_column", "text_column", "label_column"):  # of a DataFrame they may be numbers
+            if (column := getattr(self, name)) is not None:
+                object.__setattr__(self, name, str(column))
         if self.image_suffix and not self.image_suffix.startswith("."):
             object.__setattr__(self, "image_suffix", f".{self.image_suffix}")
 

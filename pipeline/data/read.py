@@ -12,11 +12,11 @@ from typing import Any
 from ..runtime.files import user_path
 from .columns import find_columns
 from .dataset_rows import FetchedRows, PassingRows
-from .image_source import BadImage, find_image
+from .image_source import IMAGE_SUFFIXES, BadImage, find_image
 from .options import OptionNeeded, Reading
-from .rows import Columns, UnreadableRow, read_pair
+from .rows import Columns, UnreadableRow, file_name_of, read_pair
 from .splits import training_table
-from .tables import IMAGE_SUFFIXES, Table, load_tables
+from .tables import Table, load_tables
 
 _SAMPLE = 20
 """Image names that are looked for in folders."""
@@ -168,7 +168,9 @@ def require_some(table: Table, columns: Columns) -> None:
             return
         for status, reason in pair.problems:
             reasons.setdefault("image" if status.startswith("image") else "text", f"row {number}: {reason}")
-    raise _none_has(table, columns, missing[0], reasons.get(missing[0], "there are no rows"))
+    if not reasons:
+        raise ValueError(f"{table.name} is empty: there are no rows in it")
+    raise _none_has(table, columns, missing[0], reasons.get(missing[0]) or next(iter(reasons.values())))
 
 
 def nothing_used(table: Table, columns: Columns, firsts: Mapping[str, str]) -> ValueError | None:
@@ -264,7 +266,8 @@ def _sample(table: Table, column: str) -> list[str]:
     columns = Columns(column, None)
     values = [columns.image_of(row) for row in table.rows.ahead if not isinstance(row, UnreadableRow)][:_SAMPLE]
     named = [value.get("path") if isinstance(value, Mapping) and not value.get("bytes") else value for value in values]
-    return [str(name) for name in named if isinstance(name, (str, int, os.PathLike)) and str(name).strip()]
+    names = [file_name_of(value) for value in named if isinstance(value, (str, int, float, os.PathLike))]
+    return [name for name in names if name]
 
 
 def _search(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .rows import UnreadableRow, field_of
-from .values import is_nothing
+from .values import python_value
 
 _FEW = 20
 
@@ -88,10 +88,10 @@ class Rows:
 
 
 def plain(row: Any) -> Any:
-    """A row as any reader gives it: names are text, and what stands for a gap is None."""
+    """A row as any reader gives it: names are text, values as `python_value` gives them."""
     if not isinstance(row, Mapping) or isinstance(row, UnreadableRow):
         return row if isinstance(row, UnreadableRow) else UnreadableRow(f"a {type(row).__name__} is no row of a table")
-    return {str(name): None if is_nothing(value) else value for name, value in row.items()}
+    return {str(name): python_value(value) for name, value in row.items()}
 
 
 class ListRows(Rows):
@@ -148,7 +148,7 @@ class FrameRows(Rows):
     def _list(self, name: str) -> list[Any]:
         if name not in self._lists:
             values = self._frame[self._columns[name]].to_list()
-            self._lists[name] = [None if is_nothing(value) else value for value in values]
+            self._lists[name] = list(map(python_value, values))
         return self._lists[name]
 
 

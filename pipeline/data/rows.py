@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Columns:
         value = None if self.image is None else field_of(row, self.image)
         if not (self.suffix or self.file_names) or not isinstance(value, (str, int, float, Path)) or is_nothing(value):
             return value
-        name = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+        name = file_name_of(value)
         if self.file_names:
             name = name.replace("\\", "/").rpartition("/")[2]
         return name and name + self.suffix
@@ -82,6 +83,11 @@ class Columns:
     def label_of(self, row: Mapping[str, Any]) -> Any:
         """What stands for the row's label."""
         return None if self.label is None else field_of(row, self.label)
+
+
+def file_name_of(value: Any) -> str:
+    """The name of a file that a cell holds; a number that pandas has written as 7.0, beside a gap, is 7."""
+    return re.sub(r"^(\d+)\.0$", r"\1", str(value).strip())
 
 
 def field_of(row: Mapping[str, Any], name: str) -> Any:

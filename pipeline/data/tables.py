@@ -15,16 +15,16 @@ import datasets
 from ..runtime.files import user_path
 from .csv_rows import CsvRows
 from .dataset_rows import DatasetRows, FetchedRows, PassingRows
-from .image_source import ARCHIVES
-from .json_rows import json_rows, read_json
+from .image_source import ARCHIVES, IMAGE_SUFFIXES
+from .json_rows import json_rows, read_json, read_object
 from .options import OptionNeeded
 from .parquet import ParquetRows
 from .readers import FrameRows, ListRows, Rows
 from .splits import SPLITS, by_split, split_of
+from .text_files import read_whole
 from .values import first_line
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif")
 _NEEDS = (
     "holds no table: there is no .csv, .jsonl or .parquet file in it. An image folder needs a metadata.csv or "
     "metadata.jsonl with the columns file_name, text and label, or a folder for each class and, beside each image, "
@@ -177,7 +177,10 @@ def _rows_of(data: Any, name: str) -> Rows:
 
 def _load_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
     """A folder of tables: one for each split, by the name of the file or of the folder it is in."""
-    inside = [file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix.lower() in FORMATS]
+    entries = [entry for pattern in ("*", "*/*") for entry in path.glob(pattern)]
+    images = {entry.with_suffix("") for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES}
+    inside = [file for file in entries if file.suffix.lower() in FORMATS]
+    inside = [file for file in inside if file.suffix.lower() != ".json" or file.with_suffix("") not in images]
     files = sorted(file for file in inside if file.is_file() and not _is_hidden(file, path))
     files = [file for file in files if file.suffix.lower() != ".json"] or files  # beside tables they say other things
     if not files:
@@ -186,9 +189,13 @@ def _load_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
     for file in files:
         split = split_of(file.stem) or (split_of(file.parent.name) if file.parent != path else None)
         parts.setdefault(split or "", []).append(file)
-    others = parts.pop("", [])
+    others, predictions = parts.pop("", []), list[Path]()
+    for split, found in parts.items():
+        own = found if len({*map(_series, found)}) < 2 else [file for file in found if not _holds_predictions(file)]
+        predictions += (file for file in found if own and file not in own)
+        parts[split] = own or found
     if not parts:  # one table, in one file or in numbered ones
-        stems = {(re.sub("[0-9]+", "", file.stem), file.parent, file.suffix) for file in others}
+        stems = {*map(_series, others)}
         if len(stems) > 1:
             raise ValueError(
                 f"{path} holds several tables, of which no name says a split: {_listed(others, path)}; give one of "
@@ -199,11 +206,27 @@ def _load_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
     say(f"splits: {shown}")
     if others:
         say(f"left out, as no name says a split: {_listed(others, path)}")
+    if predictions:
+        say(f"left out, as they hold predictions: {_listed(predictions, path)}")
     hidden = sorted(file for file in inside if _is_hidden(file, path))
     if hidden:
         say(f"left out, as they are hidden: {_listed(hidden, path)}")
     tables = {split: _of_files(parts[split], f"{path} {split}", say) for split in SPLITS if split in parts}
     return {split: replace(table, root=path.resolve()) for split, table in tables.items()}
+
+
+def _series(file: Path) -> tuple[str, Path, str]:
+    """What files of one numbered series have in common."""
+    return re.sub("[0-9]+", "", file.stem), file.parent, file.suffix
+
+
+def _holds_predictions(file: Path) -> bool:
+    """Whether a table is what `diptych classify` has written, in which `label` is no truth."""
+    try:
+        names = _of_files([file], str(file), lambda line: None).names
+    except ValueError:  # it will be said when it is read
+        return False
+    return {"status", "reason", "label", "image_weight"} <= {*names}
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
@@ -232,9 +255,9 @@ def _image_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
             row["label"] = classes[-1]
         for suffix, name in ((".txt", "text"), (".caption", "text"), (".cls", "label")):
             if (beside := image.with_suffix(suffix)).is_file():
-                row[name] = beside.read_text(encoding="utf-8", errors="surrogateescape").strip()
+                row[name] = read_whole(beside)
         if (beside := image.with_suffix(".json")).is_file():
-            row = {**next(iter(read_json([beside])), {}), **row}
+            row = {**read_object(beside), **row}
         parts.setdefault(str(split_of(splits[-1])) if splits else "train", []).append(row)
     if not any("text" in row or len(row) > 2 for rows in parts.values() for row in rows):
         raise ValueError(f"{path} {_NEEDS}")

@@ -98,6 +98,16 @@ def _stamp(file: int) -> tuple[int, int]:
     return now.st_size, now.st_mtime_ns
 
 
+def read_whole(path: Path) -> str:
+    """All text of a file, in whatever encoding, without blanks around it.
+
+    Raises:
+        ValueError: As of `TextFile`.
+    """
+    with TextFile(path).lines() as text:
+        return text.read().strip()
+
+
 def see_what_it_is(path: Path, head: bytes) -> None:
     """See that a file is not what often lies in a table's place.
 

@@ -19,6 +19,12 @@ def is_nothing(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and bool(value != value)
 
 
+def python_value(value: Any) -> Any:
+    """A value as Python has it: None for a gap; of numpy and torch what has no dimensions is a number or a text."""
+    value = value.tolist() if getattr(value, "ndim", 1) == 0 else value
+    return None if is_nothing(value) else value
+
+
 def first_line(error: BaseException) -> str:
     """An error's own reason, in one line."""
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,7 @@ from ..model.folder import load_model
 from ..model.model import require_classes
 from ..model.scores import scores
 from ..runtime.console import SILENT, Console
-from ..runtime.options import take_options, unknown_option
+from ..runtime.options import sort_options
 from .drawing import draw_coverage, picture_place
 from .metrics import best_thresholds, classification_metrics, multi_label_metrics
 from .missing import Missing, take_away
@@ -77,9 +77,7 @@ def evaluate(
     Raises:
         ValueError: The model or the data is not usable; the message says why.
     """
-    reading, missing = take_options(Reading, options), take_options(Missing, options)
-    if options:
-        raise unknown_option(next(iter(options)), [spec.name for kind in (Reading, Missing) for spec in fields(kind)])
+    reading, missing = sort_options(options, Reading, Missing)
     picture = None if out is None else picture_place(out, "coverage.png")
     classifier, processor = load_model(model)
     require_classes(classifier)

@@ -20,6 +20,7 @@ from ..loading.plan import gather_parts
 from ..model.embed import embed_texts
 from ..model.folder import load_model
 from ..runtime.console import SILENT, Console
+from ..runtime.options import sort_options
 from .retrieval_metrics import chance_recall_at, recall_at, zero_shot_accuracy
 
 KS = (1, 5, 10)
@@ -57,7 +58,7 @@ def rank_table(
     network, processor = load_model(model)
     pick = partial(pick_split, split=split, default="test")
     known = network.config.columns
-    read = read_data(data, Reading(**reading), pick=pick, need_label=False, known=known, say=say)
+    read = read_data(data, *sort_options(reading, Reading), pick=pick, need_label=False, known=known, say=say)
     table, columns = read.table, read.columns
     names = label_names(table, columns.label) if columns.label else []
     labels = label_ids(table, columns.label, names) if columns.label else None

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import read_image
+from ..data.rows import read_text
 from ..model.contributions import contributions
 from ..model.model import DiptychModel, require_classes
 from ..model.processor import DiptychProcessor
@@ -52,7 +53,9 @@ def explain(
     labels = model.config.labels
     if against is not None and against not in labels:
         raise ValueError(f"against is {against!r}; choose one of the model's classes: {', '.join(labels[:20])}")
-    text = None if text is None or not text.strip() else text
+    text, problem = read_text(text)
+    if problem is not None and problem[0] == "text_unreadable":
+        raise ValueError(problem[1])
     photo = None if image is None else read_image(image)
     if photo is None and text is None:
         raise ValueError("there is neither an image nor a text to explain; give one of them, or both")

@@ -17,6 +17,7 @@ from ..data.rows import Columns, UnreadableRow
 from ..model.folder import load_model
 from ..model.model import DiptychModel, require_classes
 from ..model.processor import DiptychProcessor
+from ..runtime.options import sort_options
 from .encoding import InferenceEncoders
 from .options import ClassifyOptions
 from .predictions import Prediction, output_columns, output_row
@@ -108,7 +109,7 @@ class ImageTextClassifier:
             ValueError: `pairs` is nothing that can be classified, or an option is out of its range.
         """
         reading = {spec.name: options.pop(spec.name) for spec in fields(Reading) if spec.name in options}
-        chosen = ClassifyOptions(**options)
+        (chosen,) = sort_options(options, ClassifyOptions)
         if text is not _NOT_GIVEN and pairs is not _NOT_GIVEN and image is _NOT_GIVEN:
             pairs, image = _NOT_GIVEN, pairs
         modalities = {"image": image, "text": text}
@@ -119,6 +120,9 @@ class ImageTextClassifier:
             pairs = _paired(modalities)
         if _of_datasets(pairs) or _is_frame(pairs):
             return self._table(pairs, Reading(**reading), chosen)
+        if isinstance(pairs, Mapping) and "text" in pairs:  # perhaps a batch of `datasets`
+            both = {name: pairs[name] for name in ("image", "text") if name in pairs}
+            pairs = _paired(both) if all(map(_is_list, both.values())) else pairs
         if reading:
             raise ValueError(f"{', '.join(reading)} is for tables; pairs have 'image' and 'text'")
         if isinstance(pairs, Mapping):
@@ -161,9 +165,14 @@ class ImageTextClassifier:
         empty: dict[str, list[Any]] = {name: [] for name in output_columns(map(str, names), options.requested)}
         if isinstance(data, datasets.Dataset):
             return datasets.Dataset.from_list(rows) if rows else datasets.Dataset.from_dict(empty)
+        own = dict(zip(names, empty, strict=False))  # the caller's columns come back as they are, whatever their type
         if not hasattr(data, "index"):  # of polars
-            return type(data)(rows or empty)
+            found = type(data)(rows or empty)
+            return found.with_columns(data[name].alias(new) for name, new in own.items() if new in found.columns)
         frame = type(data)(rows or empty, index=data.index)
+        for name, new in own.items():
+            if new in frame:
+                frame[new] = data[name].array
         return frame.rename(columns={str(name): name for name in names})
 
     def table_stream(
@@ -261,7 +270,7 @@ class ImageTextClassifier:
             BadRow: At the first bad row, after the predictions of those before it, if asked to.
             ValueError: An option is out of its range, or the model has no classes.
         """
-        return self._stream(rows, ClassifyOptions(**options), columns, folder, prompt)
+        return self._stream(rows, sort_options(options, ClassifyOptions)[0], columns, folder, prompt)
 
     def _stream(
         self,
@@ -293,7 +302,7 @@ def _of_datasets(value: Any) -> bool:
 
 def _paired(modalities: dict[str, Any]) -> Any:
     """One pair of an image and a text, or a list of pairs of lists of them."""
-    lengths = {name: len(value) if isinstance(value, (list, tuple)) else None for name, value in modalities.items()}
+    lengths = {name: len(value) if _is_list(value) else None for name, value in modalities.items()}
     if len(set(lengths.values())) > 1:
         counts = " and ".join(
             f"one {name}" if length is None else f"a list of {length} {name}s" for name, length in lengths.items()
@@ -302,6 +311,12 @@ def _paired(modalities: dict[str, Any]) -> Any:
     if None in lengths.values():
         return modalities
     return [dict(zip(modalities, values, strict=True)) for values in zip(*modalities.values(), strict=True)]
+
+
+def _is_list(value: Any) -> bool:
+    """Whether this is several images or texts: a list, an array of names, or a column of pandas or `datasets`."""
+    kinds = ("Column", "Series")
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1 or type(value).__name__ in kinds
 
 
 def _require_a_modality(pair: Mapping[str, Any]) -> None:

@@ -66,6 +66,8 @@ class PairDataset(Dataset[Example]):
         seed: int = 0,
         augment_from: int = 1,
     ) -> None:
+        if not getattr(table.rows, "by_number", True):
+            raise ValueError(f"{table.name} is a stream, of which no row can be asked for by its number: save it first")
         self.table, self.columns, self.labels, self.ids, self.seed = table, columns, labels, ids, seed
         self.rows = range(len(table.rows)) if rows is None else rows
         self.processor = processor

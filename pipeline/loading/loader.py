@@ -215,6 +215,8 @@ class Shares(Sampler[list[tuple[int, int]]]):
 
 def batches_once(data: PairSource, accelerator: Accelerator, *, batch_size: int) -> Batches:
     """Batches that go through the rows once, in their order, so many at a time on each device."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     process, processes = accelerator.process_index, accelerator.num_processes
     plan = Plan(len(data), batch_size * processes, process=process, processes=processes)
     return data.batches(plan, device=accelerator.device)

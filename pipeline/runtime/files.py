@@ -28,8 +28,10 @@ def user_path(path: str | Path) -> Path:
     """A path as a user gives it, its tilde expanded.
 
     Raises:
-        ValueError: There is no home folder for the tilde.
+        ValueError: It is empty, or there is no home folder for the tilde.
     """
+    if isinstance(path, str) and not path.strip():  # it would be the current folder
+        raise ValueError("a path is empty: write it out, . for the current folder")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -66,6 +67,14 @@ def check_options(options: Any) -> None:
             require_choice(spec.name, value, choices)
         if limits and not isinstance(value, Real):
             raise ValueError(f"{spec.name} is {value!r}; it must be a number")
+        kind = str(spec.type).partition(" ")[0]
+        if kind == "bool" and value not in (True, False):
+            raise ValueError(f"{spec.name} is {value!r}; it must be True or False")
+        if kind == "int":
+            try:
+                object.__setattr__(options, spec.name, operator.index(value))  # of numpy it is none to all libraries
+            except TypeError:
+                raise ValueError(f"{spec.name} is {value!r}; it must be a whole number") from None
         if not all(holds[how](value, limit) for how, limit in limits.items()):
             raise ValueError(
                 f"{spec.name} is {value}; it must be {' and '.join(f'{how} {limit}' for how, limit in limits.items())}"
@@ -77,7 +86,15 @@ def take_options(kind: type[T], options: dict[str, Any]) -> T:
     return kind(**{spec.name: options.pop(spec.name) for spec in fields(kind) if spec.name in options})
 
 
-def unknown_option(name: str, known: Iterable[str]) -> ValueError:
-    """The error for an option that does not exist, with the one that was probably meant."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return ValueError(f"there is no option {name!r}{f'; did you mean {close[0]!r}?' if close else ''}")
+def sort_options(options: Mapping[str, Any], *kinds: type[Any]) -> list[Any]:
+    """Options by name, sorted into what they are of: one of each of `kinds`.
+
+    Raises:
+        ValueError: One does not exist, and the message names the one that was probably meant; or is not allowed.
+    """
+    left = dict(options)
+    found = [take_options(kind, left) for kind in kinds]
+    for name in left:
+        close = difflib.get_close_matches(name, [spec.name for kind in kinds for spec in fields(kind)], n=1)
+        raise ValueError(f"there is no option {name!r}{f'; did you mean {close[0]!r}?' if close else ''}")
+    return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..data.options import Reading
@@ -19,7 +20,7 @@ from ..runtime.choices import (
     PRECISIONS,
     RECIPES,
 )
-from ..runtime.options import check_options, option, take_options, unknown_option
+from ..runtime.options import check_options, option, sort_options
 
 RENAMED = {
     "accumulate": "gradient_accumulation_steps",
@@ -146,8 +147,12 @@ class TrainConfig:
     gradient_accumulation_steps: int = option(
         1, "Micro-batches per optimizer step, for batches that do not fit in memory.", panel=TRAINING, least=1
     )
-    learning_rate: float = option(5e-4, "Peak learning rate of randomly initialised parts.", panel=TRAINING, above=0)
-    encoder_learning_rate: float = option(5e-5, "Peak learning rate of pretrained encoders.", panel=TRAINING, above=0)
+    learning_rate: float = option(
+        5e-4, "Peak learning rate of randomly initialised parts.", panel=TRAINING, above=0, below=math.inf
+    )
+    encoder_learning_rate: float = option(
+        5e-5, "Peak learning rate of pretrained encoders.", panel=TRAINING, above=0, below=math.inf
+    )
     weight_decay: float = option(0.01, "Weight decay of matrices; biases and norms have none.", panel=TRAINING, least=0)
     warmup_ratio: float = option(
         0.1,
@@ -235,7 +240,7 @@ class TrainConfig:
         panel=RUN,
         choices=PRECISIONS,
     )
-    seed: int = option(0, "Seed of weights, order, augmentation and dropout.", panel=RUN)
+    seed: int = option(0, "Seed of weights, order, augmentation and dropout.", panel=RUN, least=0, most=2**32 - 1)
     workers: int = option(
         0, "Processes per device that read and prepare rows; 0 uses the training process.", panel=RUN, least=0
     )
@@ -288,9 +293,5 @@ def read_options(options: Mapping[str, Any]) -> tuple[TrainConfig, BuildOptions,
             options.setdefault(new, options.pop(old))
     if options.get("image_weights") == "random":  # frozen, they would never learn
         options.setdefault("unfreeze_image", None)
-    config = take_options(TrainConfig, options)
-    build, data = take_options(BuildOptions, options), take_options(DataOptions, options)
-    if options:
-        known = [spec.name for kind in (TrainConfig, BuildOptions, DataOptions) for spec in fields(kind)]
-        raise unknown_option(next(iter(options)), known)
+    config, build, data = sort_options(options, TrainConfig, BuildOptions, DataOptions)
     return config, build, data

@@ -14,7 +14,7 @@ from ..check.check import quick_check
 from ..data.labels import alike
 from ..data.read import read_data, require_some
 from ..data.rows import Columns
-from ..feature_cache.folder import cache_folder
+from ..feature_cache.folder import cache_folder, require_room
 from ..loading.augmentation import Augmentation
 from ..loading.dataset import PairDataset
 from ..model.build import build_model
@@ -133,7 +133,7 @@ def set_up(
     console.print(f"model: {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them train")
     epoch_rows = EpochRows(training, validation)
     if config.cache and isinstance(training, PairDataset) and isinstance(validation, PairDataset):
-        cache = cache_folder(config.cache_dir)
+        require_room(cache := cache_folder(config.cache_dir), 0)
         epoch_rows = FeatureReuse(training, validation, network, processor, config, folder=cache, console=console)
     elif config.cache and (network.image_encoder.frozen or network.text_encoder.frozen):
         console.print("features: of a stream they are not kept, so a frozen encoder computes them in every epoch")
@@ -154,6 +154,8 @@ def _read(
             console.print(f"check: {finding}")
         rows = TableRows(tables, columns, config, labelled=labelled, console=console)
     else:
+        if not table.rows.again:
+            raise ValueError(f"{table.name} is an iterator, which can be read once: give a list, a file or a dataset")
         console.print("streaming: one pass to count rows and classes (`diptych check` would read the rest as well)")
         rows = StreamRows(tables, columns, config, labelled=labelled, console=console)
         for group in alike(rows.names):

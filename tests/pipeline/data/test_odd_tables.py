@@ -1,0 +1,122 @@
+"""Tables as other tools write them: read whole, or refused in a line that says what to do."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diptych.pipeline.data.labels import is_multi_label, label_names, multi_label_names
+from diptych.pipeline.data.options import Reading
+from diptych.pipeline.data.read import read_data
+from diptych.pipeline.data.rows import read_pair
+from diptych.pipeline.data.tables import load_tables
+
+from ...conftest import picture
+
+ROWS = [{"image": f"{i}.png", "text": f"a red shirt {i}", "label": ("yes", "no")[i % 2]} for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    "make", [np.int64, np.array, torch.tensor, np.float32, np.str_], ids=lambda make: make.__name__
+)
+def test_a_number_of_numpy_or_torch_is_a_label_in_any_rows(make):
+    rows = [{**row, "label": make(i % 2)} for i, row in enumerate(ROWS)]
+    for way in (rows, iter(rows), pd.DataFrame(rows)):
+        assert label_names(read_data(way).table, "label") == ["0", "1"]
+
+
+@pytest.mark.parametrize("make", [set, frozenset, np.array, lambda labels: torch.tensor([len(labels), 1])])
+def test_labels_in_any_container_are_lists(make):
+    table = read_data([{**ROWS[0], "label": make(labels)} for labels in (["b", "a"], ["a"])]).table
+    assert is_multi_label(table, "label")
+    assert multi_label_names(table, "label") in (["a", "b"], ["1", "2"])
+
+
+def test_decimals_are_labels_in_parquet_as_in_csv(tmp_path):
+    frame = pd.DataFrame([{**row, "label": Decimal(f"{i % 2}.0")} for i, row in enumerate(ROWS)])
+    for way in (frame, tmp_path / "t.parquet", tmp_path / "t.csv"):
+        (frame.to_parquet if str(way).endswith("parquet") else frame.to_csv)(
+            tmp_path / "t.parquet" if way is frame else way
+        )
+        assert label_names(read_data(way).table, "label") == ["0", "1"]
+
+
+@pytest.mark.parametrize("way", ["frame", "t.csv", "t.parquet"])
+def test_names_of_photos_that_pandas_has_made_fractions_are_found(way, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    picture("red").save(tmp_path / "photos" / "7.jpg")
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"photo": [7, None], "text": ["a", "b"], "label": ["x", "y"]})  # 7.0 beside a gap
+    if way != "frame":
+        (frame.to_csv if way == "t.csv" else frame.to_parquet)(tmp_path / way)
+    data = read_data(frame if way == "frame" else tmp_path / way, Reading(image_column="photo"))
+    assert read_pair(0, data.table.rows[0], data.columns, data.table.folder).status == "ok"
+
+
+@pytest.mark.parametrize("first", ["0.png,a red shirt,yes", '"photos/0.JPG" ;a red shirt;yes', "7\tred\tC:\\a\\0.jpeg"])
+def test_a_csv_file_without_a_header_loses_no_row_to_it(first, tmp_path):
+    (tmp_path / "t.csv").write_text(f"{first}\n{first}\n")
+    with pytest.raises(ValueError, match=r"t\.csv begins with a row and not .* is an image\): put them above it"):
+        load_tables(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("name", ["test_predictions.csv", "test-out.csv", "predicted/test.csv"])
+def test_predictions_beside_the_data_are_not_joined_in(name, tmp_path):
+    for split in ("train", "test"):
+        pd.DataFrame(ROWS).to_csv(tmp_path / f"{split}.csv", index=False)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    predictions = [{**row, "status": "ok", "reason": "", "image_weight": 0.5} for row in ROWS]
+    pd.DataFrame(predictions).to_csv(tmp_path / name, index=False)
+    said: list[str] = []
+    assert len(load_tables(tmp_path, say=said.append)["test"]) == len(ROWS)
+    assert f"left out, as they hold predictions: {name}" in said
+
+
+WHOLE = ({"info": {}, "annotations": ROWS}, {"version": "1.0", "data": ROWS}, {"schema": {"fields": []}, "data": ROWS})
+
+
+@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_object_with_one_list_of_rows_is_these_on_one_line_too(whole, indent, tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps(whole, indent=indent) + "\n\n")
+    assert [row["image"] for row in load_tables(tmp_path / "t.json")["train"].rows] == [row["image"] for row in ROWS]
+
+
+@pytest.mark.parametrize("orient", ["columns", "index"])
+def test_an_object_of_columns_is_refused_and_what_pandas_calls_the_other_is_said(orient, tmp_path):
+    pd.DataFrame(ROWS).to_json(tmp_path / "t.json", orient=orient)
+    with pytest.raises(ValueError, match=r"one JSON object, of which 0 fields are lists of rows: .* orient='records'"):
+        load_tables(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("row", [ROWS[0], {**ROWS[0], "more": {"a": 1}}, {}])
+def test_one_row_in_a_json_file_is_one(row, tmp_path):
+    for name in ("t.json", "t.jsonl"):
+        (tmp_path / name).write_text(json.dumps(row))
+        assert list(load_tables(tmp_path / name)["train"].rows) == [row]
+
+
+@pytest.mark.parametrize("content", ["a é", "\ufeffa é", "a é".encode("cp1252"), "a é".encode("utf-16")], ids=repr)
+def test_a_text_beside_an_image_is_read_in_the_encodings_of_tables(content, tmp_path):
+    picture("red").save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert load_tables(tmp_path)["train"].rows[0]["text"] == "a é"
+
+
+@pytest.mark.parametrize("place", [".", "red", "train/red"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_beside_images_is_of_them_and_no_table(place, indent, tmp_path):
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    for i in range(3):
+        picture("red", seed=i).save(tmp_path / place / f"{i}.png")
+        (tmp_path / place / f"{i}.json").write_text(
+            json.dumps({"caption": f"a {i}", "boxes": [{"x": 1}]}, indent=indent)
+        )
+    assert [row["caption"] for row in load_tables(tmp_path)["train"].rows] == ["a 0", "a 1", "a 2"]
+    (tmp_path / place / "1.json").write_text('{"caption": "a')
+    with pytest.raises(ValueError, match=r"line 1 of .*1\.json is no JSON"):
+        load_tables(tmp_path)

@@ -23,6 +23,9 @@ from .cpus import usable_cpus
 _TIME_TO_SAVE = "600"
 """Seconds that a launcher which was told to stop gives its processes; torch's own 30 are few for a large checkpoint."""
 
+_FEW = 8
+"""So many processes may share any CPU."""
+
 
 def wanted(processes: int | None = None) -> int:
     """How many processes to start here; 1 is this one.
@@ -31,7 +34,7 @@ def wanted(processes: int | None = None) -> int:
         processes: What was asked for; by default one for each GPU.
 
     Raises:
-        ValueError: There are fewer GPUs, or a launcher has started another number already.
+        ValueError: There are fewer GPUs, or far fewer CPUs, or a launcher has started another number already.
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes is {processes}; give 1 or more, or leave it out for all GPUs")
@@ -48,6 +51,11 @@ def wanted(processes: int | None = None) -> int:
         return max(1, gpus)
     if gpus and processes > gpus:
         raise ValueError(f"processes is {processes}, more than there are GPUs ({gpus}); give {gpus} or fewer")
+    cpus = os.cpu_count() or 1
+    if not gpus and processes > max(
+        _FEW, cpus
+    ):  # each has torch and the model in memory: the machine would stand still
+        raise ValueError(f"processes is {processes}, and there are {cpus} CPUs; give {max(_FEW, cpus)} or fewer")
     return processes
 
 

@@ -49,10 +49,17 @@ def test_one_process_for_each_gpu_or_what_is_asked_for(gpus, there, asked, start
 
 
 @pytest.mark.parametrize(
-    ("there", "asked", "message"), [(4, 5, r"processes is 5, more than there are GPUs \(4\)"), (4, 0, "is 0; give 1")]
+    ("there", "asked", "message"),
+    [
+        (4, 5, r"processes is 5, more than there are GPUs \(4\)"),
+        (4, 0, "is 0; give 1"),
+        (0, 1000, "processes is 1000, and there are 2 CPUs; give 8 or fewer"),
+        (0, 9, "give 8 or fewer"),
+    ],
 )
-def test_more_processes_than_gpus_or_none_at_all_are_refused(gpus, there, asked, message):
+def test_more_processes_than_gpus_far_more_than_cpus_or_none_are_refused(gpus, monkeypatch, there, asked, message):
     gpus(there)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     with pytest.raises(ValueError, match=message):
         launch.wanted(asked)
 

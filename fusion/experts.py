@@ -84,7 +84,7 @@ class Experts(nn.Module):
     The image's weight is sigmoid(g . (e_image, e_text, 1)), with e the modality's evidence in nats, as its expert,
     calibrated on the same rows, gives it, expected under what both say together; g is fitted so that it is the share
     of the image in what both get right of a row beyond the prior (by calibrated confidence, as Zhang et al., QMF, 2023,
-    and supervised by what each modality alone gets right). Gradients don't pass through it.
+    and supervised by what each modality alone gets right). Gradients don't pass through it in training.
 
     Args:
         dim: Width of the tokens.
@@ -137,7 +137,7 @@ class Experts(nn.Module):
 
     def weights(self, opinions: Opinions) -> Tensor:
         """Modality weights (batch, 2), image first: non-negative, of sum 1; an absent modality has exactly 0."""
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             gate = self.gate.float()
             image = torch.sigmoid(self._expected(opinions).float() @ gate[:2] + gate[2]).to(opinions.scores)
             weights = torch.stack([image, 1 - image], dim=1)

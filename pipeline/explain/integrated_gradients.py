@@ -113,6 +113,8 @@ def _integrate(
 ) -> tuple[list[Tensor], float]:
     """Mean gradients of `score` over a path, in intervals that are halved until they sum to its difference.
 
+    Those that miss it most are halved, as long as what all miss together is more than `TOLERANCE` allows.
+
     Args:
         at: What lies at points (points,) of the path; `current` are then its leaves.
         current: Changed by `at`.
@@ -123,11 +125,11 @@ def _integrate(
     nodes, shares = np.polynomial.legendre.leggauss(_NODES)
     edges = [index / _INTERVALS for index in range(_INTERVALS + 1)]
     known = dict(zip(edges, values(edges), strict=True))
-    tolerance = TOLERANCE * max(abs(known[1.0] - known[0.0]), 1.0)
+    allowed = TOLERANCE * max(abs(known[1.0] - known[0.0]), 1.0)
     pending, total = list(itertools.pairwise(edges)), 0.0
     mean = [torch.zeros_like(step) for step in steps]
     for turn in range(_ROUNDS):
-        again = []
+        found: list[tuple[float, float, tuple[float, float], list[Tensor]]] = []
         for intervals in _chunks(pending, _BATCH // _NODES):
             points = torch.tensor([a + (b - a) * (x + 1) / 2 for a, b in intervals for x in nodes]).float()
             weights = torch.tensor([(b - a) * w / 2 for a, b in intervals for w in shares]).float()
@@ -142,11 +144,16 @@ def _integrate(
                 rows = slice(index * _NODES, (index + 1) * _NODES)
                 gained = float(sums[rows].sum())
                 wrong = abs(gained - (known[b] - known[a]))
-                if wrong > tolerance * (b - a) * 2 and turn < _ROUNDS - 1:
-                    again.append((a, b))
-                    continue
-                total += gained
-                mean = [kept + part[rows].detach().sum(dim=0) for kept, part in zip(mean, parts, strict=True)]
+                found.append((wrong, gained, (a, b), [part[rows].detach().sum(dim=0) for part in parts]))
+        found.sort(key=lambda each: each[0])
+        left, again = allowed / 2, list[tuple[float, float]]()  # what later rounds miss must fit in as well
+        for wrong, gained, interval, parts in found:
+            if wrong > left and turn < _ROUNDS - 1:
+                again.append(interval)
+                continue
+            left, allowed = left - wrong, allowed - wrong
+            total += gained
+            mean = [kept + part for kept, part in zip(mean, parts, strict=True)]
         if not again:
             break
         middles = [(a + b) / 2 for a, b in again]

@@ -51,6 +51,7 @@ def test_of_every_fusion_too(fusion, text_folder):
         if model.experts is not None and model.experts.words is not None:  # new ones are 0
             model.experts.words.pieces.weight.normal_(std=3.0)
             model.experts.words.pairs.weight.normal_(std=3.0)
+            model.experts.gate.copy_(torch.tensor([3.0, -2.0, 0.5]))  # the weights change along the path
     pair, _ = make_pair(processor, picture("red"), "a red shirt left")
     target = log_odds(model, 0)
     attribution = integrated_gradients(model, pair, target)

@@ -65,7 +65,7 @@ def explain(
         options: dict[str, Any] = {"rows": numbers, "split": split, "against": against, "method": method}
         options |= {"overwrite": overwrite, "say": show.remark, **reading}
         records = explain_rows(network, processor, data, str(out), **options)
-        show.result(records, lambda rows: f"{len(rows)} rows explained: {out}/index.html")
+        show.result(records, lambda rows: f"{len(rows)} row{'s' if len(rows) > 1 else ''} explained: {out}/index.html")
     else:
         explanation = explain_pair(network, processor, image=image or None, text=text, against=against, method=method)
         page, picture = save_explanation(explanation, str(out), overwrite=overwrite)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from ..model.calibration import rounded
 from ..runtime.outputs import beside, writable_folder
 from .calibration import confidences, expected_calibration_error, mass_bins
 from .worth import wilson
@@ -87,7 +88,7 @@ def draw_coverage(
         axes.fill_between(share, low, high, color=_COLOURS[name], alpha=0.12, linewidth=0)
         lowest = min(lowest, float(low.min()))
         for promised, threshold in thresholds.get(name, {}).items():
-            count = int((np.round(confidence, 5) >= threshold).sum())
+            count = sum(rounded(float(score)) >= threshold for score in confidence)
             if count:
                 place = 100 * count / len(right), accuracy[count - 1]
                 axes.plot(*place, "o", color=_COLOURS[name], markersize=5)

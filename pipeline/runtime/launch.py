@@ -52,9 +52,8 @@ def wanted(processes: int | None = None) -> int:
     if gpus and processes > gpus:
         raise ValueError(f"processes is {processes}, more than there are GPUs ({gpus}); give {gpus} or fewer")
     cpus = os.cpu_count() or 1
-    if not gpus and processes > max(
-        _FEW, cpus
-    ):  # each has torch and the model in memory: the machine would stand still
+    if not gpus and processes > max(_FEW, cpus):
+        # each holds torch and the model: the machine would stand still
         raise ValueError(f"processes is {processes}, and there are {cpus} CPUs; give {max(_FEW, cpus)} or fewer")
     return processes
 

@@ -83,8 +83,8 @@ def classify(
 ) -> None:
     """Classify one pair, or a table of pairs.
 
-    One: diptych classify IMAGE TEXT. Many: diptych classify --data DATA --out FILE. Of each pair the weights say how
-    much the model let each modality in, the contributions what each did for the answer (in log-odds of the label).
+    One: diptych classify IMAGE TEXT. Many: diptych classify --data DATA --out FILE. Of each pair the contributions say
+    what each modality did for the answer, in log-odds of the label; they don't say that the answer is right.
     """
     if text_alone is not None:
         if image or text is not None:
@@ -190,15 +190,13 @@ def _model_or_shipped(model: str | None, show: Show) -> str | Path:
 
 
 def prediction_text(prediction: Prediction, pair: Pair) -> str:
-    """The label of a pair and the next four, the modality weights, and what became of the pair if it is not whole."""
+    """The label of a pair, the next four, the contributions, and what became of the pair if it is not whole."""
     label, scores = prediction["label"], prediction["scores"] or {}
     ranked = sorted(scores.items(), key=lambda item: -item[1])
     if isinstance(label, list):  # multi-label: whatever reaches its threshold, none among them
         lines = [", ".join(label) or "no label", *(f"  {name}  {score:.4f}" for name, score in ranked[:5])]
     else:
         lines = [f"{label}  {prediction['score']:.4f}", *(f"  {name}  {score:.4f}" for name, score in ranked[1:5])]
-    if prediction["image_weight"] is not None:
-        lines.append(f"weights: image {prediction['image_weight']:.2f}, text {prediction['text_weight']:.2f}")
     of_image, of_text = prediction["image_contribution"], prediction["text_contribution"]
     if isinstance(of_image, float) and isinstance(of_text, float):
         lines.append(f"contributions to its log-odds: image {of_image:+.2f}, text {of_text:+.2f}")

@@ -65,7 +65,7 @@ def _run_folder(model: str) -> str | None:
 
 
 def evaluation_text(metrics: dict[str, Any], *, by_class: bool = False) -> str:
-    """Metrics of both modalities and of each alone, the modality weights, and whether the image was worth it."""
+    """Metrics of both modalities and of each alone, and whether the image was worth it."""
     names = {"accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC", "loss": "loss"}
     if "mean_average_precision" in metrics:
         names = {"micro_f1": "micro F1", "macro_f1": "macro F1", "mean_average_precision": "mAP", "loss": "loss"}
@@ -84,14 +84,6 @@ def evaluation_text(metrics: dict[str, Any], *, by_class: bool = False) -> str:
         none = metrics["without_prediction"]
         more = f"; {none} more have none, and get no prediction" if none else ""
         lines.append(f"of these rows {metrics['one_half']} have one modality only{more}")
-    if metrics["image_weight"] is not None and metrics["image_weight_by_class"]:
-        ranked = sorted(metrics["image_weight_by_class"].items(), key=lambda item: item[1])
-        (least, low), (most, high) = ranked[0], ranked[-1]
-        lines.append(
-            f"modality weights: image {metrics['image_weight']:.2f}, text {metrics['text_weight']:.2f}, "
-            f"spread {metrics['image_weight_spread']:.2f}; the image counts most in {most} ({high:.2f}), "
-            f"least in {least} ({low:.2f})"
-        )
     if "worth" in metrics:
         lines += _worth_lines(metrics["worth"])
     if by_class:

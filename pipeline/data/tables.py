@@ -226,7 +226,7 @@ def _holds_predictions(file: Path) -> bool:
         names = _of_files([file], str(file), lambda line: None).names
     except ValueError:  # it will be said when it is read
         return False
-    return {"status", "reason", "label", "image_weight"} <= {*names}
+    return {"status", "reason", "label", "scores"} <= {*names}
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:

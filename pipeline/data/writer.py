@@ -136,7 +136,7 @@ class RowWriter:
         import pyarrow.parquet as pq
 
         if self._parquet is None:
-            numbers = ("score", "image_weight", "text_weight", "image_contribution", "text_contribution")
+            numbers = ("score", "image_contribution", "text_contribution")
             known = {"row": pa.int64()} | dict.fromkeys(numbers, pa.float64())
             by_label = pa.struct([(label, pa.float64()) for label in self.labels])
             if self.labels:

@@ -144,13 +144,16 @@ def _save_pairs(scenes: Dataset, folder: Path) -> list[dict[str, Any]]:
 def _say_predictions(
     say: Callable[[str], None], pairs: Sequence[dict[str, Any]], predictions: Sequence[Prediction], truth: Sequence[str]
 ) -> None:
-    say(f"   {'weights':>34}{'contributions':>17}")
-    say(f"   {'answer':<8}{'score':>6}  {'truth':<8}{'image':>6}{'text':>6}{'image':>8}{'text':>8}  sentence")
+    say(f"   {'contributions':>38}")
+    say(f"   {'answer':<8}{'score':>6}  {'truth':<8}{'image':>7}{'text':>7}  sentence")
     for pair, prediction, label in zip(pairs, predictions, truth, strict=True):
         mark = "+" if prediction["label"] == label else "-"
-        weights = f"{prediction['image_weight']:6.2f}{prediction['text_weight']:6.2f}"
-        shares = f"{prediction['image_contribution']:+8.2f}{prediction['text_contribution']:+8.2f}"
-        say(f" {mark} {prediction['label']:<8}{prediction['score']:6.3f}  {label:<8}{weights}{shares}  {pair['text']}")
+        shares = "".join(f"{share:+7.2f}" for share in _shares(prediction))
+        say(f" {mark} {prediction['label']:<8}{prediction['score']:6.3f}  {label:<8}{shares}  {pair['text']}")
+
+
+def _shares(prediction: Prediction) -> list[Any]:
+    return [prediction["image_contribution"], prediction["text_contribution"]]
 
 
 def _draw(path: Path, rows: dict[str, list[tuple[dict[str, Any], Prediction, str]]]) -> None:
@@ -161,9 +164,11 @@ def _draw(path: Path, rows: dict[str, list[tuple[dict[str, Any], Prediction, str
 
     figure = Figure(figsize=(10.4, 8.6), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.1))
     parts: Any = figure.subfigures(len(rows), 1)
+    given = [_shares(prediction) for row in rows.values() for _, prediction, _ in row]
+    most = 1.05 * max(abs(share) for shares in given for share in shares)
     for part, (title, row) in zip(parts, rows.items(), strict=True):
         part.suptitle(title, fontsize=13, fontweight="bold")
-        cells = part.subplots(2, 4, height_ratios=[16, 1])
+        cells = part.subplots(2, 4, height_ratios=[14, 1])
         for (pair, prediction, label), top, bar in zip(row, *cells, strict=True):
             image = pair["image"]
             top.imshow(Image.open(image) if isinstance(image, (str, Path)) else image)
@@ -172,16 +177,14 @@ def _draw(path: Path, rows: dict[str, list[tuple[dict[str, Any], Prediction, str
             colour = "#1a7f37" if prediction["label"] == label else "#b42318"
             top.set_xlabel(answer, fontsize=10.5, fontweight="bold", color=colour, loc="left")
             top.set(xticks=[], yticks=[])
-            left = 0.0
-            for name, colour, ink, x in (("image", "#3b6fb6", "#2f5c9c", 0), ("text", "#d9a441", "#805300", 1)):
-                weight = prediction[f"{name}_weight"] or 0.0
-                share = prediction[f"{name}_contribution"]
-                bar.barh(0, weight, left=left, color=colour)
+            shares = _shares(prediction)
+            bar.barh((1, 0), shares, color=("#3b6fb6", "#d9a441"))
+            bar.axvline(0, color="#5b6470", linewidth=0.8)
+            for name, share, x, ink in (("image", shares[0], 0, "#2f5c9c"), ("text", shares[1], 1, "#805300")):
                 where: dict[str, Any] = {"ha": "right" if x else "left", "va": "top", "transform": bar.transAxes}
-                bar.text(x, -0.3, f"{name} {weight:.2f}, {share:+.1f}", fontsize=10, color=ink, **where)
-                left += weight
-            bar.set(xlim=(0, 1), xticks=[], yticks=[])
+                bar.text(x, -0.2, f"{name} {share:+.1f}", fontsize=10, color=ink, **where)
+            bar.set(xlim=(-most, most), xticks=[], yticks=[])
             bar.set_frame_on(False)
-    caption = "Of each modality its weight, as in the bar, and what it contributes to the log-odds of the answer."
+    caption = "Bars: what each modality contributes to the log-odds of the answer; to the left what speaks against it."
     figure.supxlabel(caption, fontsize=10)
     figure.savefig(path, dpi=110)

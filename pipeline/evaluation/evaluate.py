@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -36,6 +36,7 @@ from .metrics import best_thresholds, classification_metrics, multi_label_metric
 from .missing import Missing, take_away
 from .worth import by_class, measure_worth, worth_report
 
+Batches = Iterable[Mapping[str, Any]]
 PROMISES = (0.9, 0.95)
 """Precisions that are marked on a coverage-accuracy curve."""
 
@@ -52,7 +53,7 @@ def evaluate(
     out: str | Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """How good a saved model is on both halves and on each alone, and its modality weights.
+    """How good a saved model is on both halves and on each alone.
 
     Args:
         model: A run's or a model's folder, or a Hub id.
@@ -163,7 +164,7 @@ def trained_on(model: Any, dataset: PairDataset) -> int | None:
 @torch.inference_mode()
 def measure(
     model: Any,
-    batches: Iterable[dict[str, Any]],
+    batches: Batches,
     accelerator: Accelerator,
     console: Console = SILENT,
     *,
@@ -187,11 +188,9 @@ def measure(
 
     Returns:
         `accuracy`, `macro_f1`, `auroc`, `loss`; of a multi-label model `micro_f1`, `macro_f1`,
-        `mean_average_precision`, `loss` and the `thresholds` that F1 is measured with; `image_weight` and
-        `text_weight`, means over the rows (None if the model learns none), `image_weight_spread`, their
-        standard deviation, and `image_weight_by_class`, the mean over the rows of each label;
-        `without_prediction` and `one_half`, counts of rows. With `each_half` also `text_only` and
-        `image_only`: `rows` that have that half, and the first figures of them.
+        `mean_average_precision`, `loss` and the `thresholds` that F1 is measured with; `without_prediction` and
+        `one_half`, counts of rows. With `each_half` also `text_only` and `image_only`: `rows` that have that half, and
+        the first figures of them.
     """
     plain = accelerator.unwrap_model(model)
     kept = collect(model, batches, accelerator, console, each_half=each_half)
@@ -219,7 +218,7 @@ def metrics_of_rows(
         had = modalities if name == "both" else torch.full_like(modalities, MODALITIES.index(name.partition("_")[0]))
         return _metrics(scores(kept[name], config, had)[rows], kept["labels"][rows], thresholds)
 
-    metrics = metrics_of("both", usable) | _weight_metrics(kept, usable, config.labels)
+    metrics = metrics_of("both", usable)
     if thresholds is not None:
         metrics["thresholds"] = thresholds
     metrics["without_prediction"] = int((~usable).sum())
@@ -232,12 +231,7 @@ def metrics_of_rows(
 
 @torch.inference_mode()
 def collect(
-    model: Any,
-    batches: Iterable[dict[str, Any]],
-    accelerator: Accelerator,
-    console: Console = SILENT,
-    *,
-    each_half: bool = False,
+    model: Any, batches: Batches, accelerator: Accelerator, console: Console = SILENT, *, each_half: bool = False
 ) -> dict[str, Tensor]:
     """What a model gives for all rows, in their order, each once however many processes share them.
 
@@ -245,8 +239,8 @@ def collect(
 
     Returns:
         `both` (rows, classes), raw logits; with `each_half` also `text_only` and `image_only`, as if each row lacked
-        the other; `labels`; `present` (rows, 2), image first; `weights` (rows, 2) where the model has a gate; `number`
-        (rows,), of each row in its table.
+        the other; `labels`; `present` (rows, 2), image first; `number` (rows,), of each row in its
+        table.
     """
     was_training = model.training
     model.eval()
@@ -263,8 +257,6 @@ def collect(
         found = {name: widen(output.logits) for name, output in outputs.items()}
         found |= {"labels": batch["labels"], "present": torch.stack([image.present, text.present], dim=1)}
         found["number"] = torch.tensor(batch["rows"])
-        if outputs["both"].modality_weights is not None:
-            found["weights"] = widen(outputs["both"].modality_weights)
         parts.append({name: tensor.cpu() for name, tensor in found.items()})
         numbers += batch["rows"]
     model.train(was_training)
@@ -277,19 +269,3 @@ def _metrics(found: Tensor, labels: Tensor, thresholds: list[float] | None) -> d
         if thresholds is None
         else multi_label_metrics(found.numpy(), labels.numpy().astype(int), np.array(thresholds))
     )
-
-
-def _weight_metrics(kept: dict[str, Tensor], usable: Tensor, names: list[str]) -> dict[str, Any]:
-    """Mean, spread and mean by class of the modality weights; all None if the model learns none."""
-    keys = ("image_weight", "text_weight", "image_weight_spread", "image_weight_by_class")
-    if "weights" not in kept:
-        return dict.fromkeys(keys)
-    weights, labels = kept["weights"][usable], kept["labels"][usable]
-    image_weights = weights[:, 0]
-    if labels.dim() == 2:  # multi-label: a row counts with each of its classes
-        rows_of = {name: labels[:, index] > 0 for index, name in enumerate(names)}
-    else:
-        rows_of = {name: labels == index for index, name in enumerate(names)}
-    by_class = {name: float(image_weights[rows].mean()) for name, rows in rows_of.items() if bool(rows.any())}
-    mean = weights.mean(dim=0).tolist()
-    return dict(zip(keys, (*mean, float(image_weights.std(correction=0)), by_class), strict=True))

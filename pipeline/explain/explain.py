@@ -86,15 +86,12 @@ def explain(
         ]
         share = contributions(model, *tokens)[1][0]
         share = share[:, label] if model.config.multi_label else share
-        weights = [None, None] if output.modality_weights is None else output.modality_weights[0].tolist()
         return Explanation(
             label=labels[label],
             score=row[label],
             against=against,
             scores=dict(zip(labels, row, strict=True)),
             method=method,
-            image_weight=weights[0],
-            text_weight=weights[1],
             image_contribution=float(share[0]),
             text_contribution=float(share[1]),
             text=text,

@@ -38,8 +38,6 @@ class Explanation:
         against: The class it is compared with; None for all others.
         scores: Of all classes, by name.
         method: By which places and words were weighed, one of `METHODS`.
-        image_weight: The modality weight of the image; None where the model has none.
-        text_weight: Of the text.
         image_contribution: What the image adds to the log-odds of the label (a Shapley value).
         text_contribution: What the text adds.
         text: The text; None if there is none.
@@ -55,8 +53,6 @@ class Explanation:
     against: str | None
     scores: dict[str, float]
     method: str
-    image_weight: float | None
-    text_weight: float | None
     image_contribution: float
     text_contribution: float
     text: str | None
@@ -68,8 +64,7 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Without the pictures, as JSON has it; `words` as `[word, value]`."""
-        names = [*("label", "score", "against", "method", "image_weight", "text_weight")]
-        names += ["image_contribution", "text_contribution", "text"]
+        names = ["label", "score", "against", "method", "image_contribution", "text_contribution", "text"]
         words = [[(self.text or "")[word.start : word.end], word.value] for word in self.words]
         return {name: getattr(self, name) for name in names} | {
             "words": words,

@@ -80,7 +80,7 @@ $photo
 <div class="stack">
 $text
 <section><h2>What each modality contributed</h2>$modalities
-<small>In log-odds of the class; both sum to the difference between the whole pair and no pair at all.$weights</small>
+<small>In log-odds of the class; both sum to the difference between the whole pair and no pair at all.</small>
 </section>
 <section><h2>How faithful this is</h2><p>$faithfulness</p>$warning
 <small>Places are greyed, words are masked; the comparison is the mean of 5 random choices. Method: $method.</small>
@@ -155,9 +155,6 @@ def page_of(explanation: Explanation) -> str:
     has_photo = explanation.image is not None and explanation.heat is not None
     looks = [word.looked_at for word in explanation.words]
     first = next((look for look in looks if look is not None), None)
-    weights = ""
-    if explanation.image_weight is not None and explanation.text_weight is not None:
-        weights = f" Modality weights: image {explanation.image_weight:.2f}, text {explanation.text_weight:.2f}."
     faithfulness = explanation.faithfulness
     missing = [name for name, value in (("image", explanation.image), ("text", explanation.text)) if value is None]
     return _PAGE.substitute(
@@ -168,7 +165,6 @@ def page_of(explanation: Explanation) -> str:
         photo=_photo(explanation) if has_photo else "",
         text=_text(explanation, has_photo and first is not None),
         modalities=_modalities(explanation),
-        weights=weights,
         faithfulness=html.escape(
             f"The score is {percent(faithfulness.score)}. Without the first {removed(explanation)} it is "
             f"{percent(faithfulness.without_top)}, without as many at random {percent(faithfulness.without_random)}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +131,10 @@ def _words(figure: Any, explanation: Explanation, left: float, top: float) -> fl
 
 
 def _contributions(figure: Any, explanation: Explanation, left: float, top: float) -> float:
-    """Draw what each modality contributed, and its weight; where the next thing may stand."""
-    notes, values = [], [explanation.image_contribution, explanation.text_contribution]
-    weights = [explanation.image_weight, explanation.text_weight]
-    for value, weight, there in zip(values, weights, [explanation.image, explanation.text], strict=True):
-        weighed = "" if weight is None or math.isnan(weight) else f"   weight {weight:.2f}"
-        notes.append("absent" if there is None else f"{value:+.2f}{weighed}")
+    """Draw what each modality contributed; where the next thing may stand."""
+    values = [explanation.image_contribution, explanation.text_contribution]
+    parts = [explanation.image, explanation.text]
+    notes = ["absent" if part is None else f"{value:+.2f}" for part, value in zip(parts, values, strict=True)]
     colours = [FOR if value >= 0 else AGAINST for value in values]
     title = "contributions to the log-odds"
     return _bars(figure, title, dict(zip(("image", "text"), values, strict=True)), colours, notes, (left, top))

@@ -18,11 +18,10 @@ class Prediction(_OnRequest):
     is wrong in words; `label` the likeliest class and `score` its score, `scores` every class's, in
     the model's order. Of a multi-label model `label` is the list of all classes whose score reaches
     their threshold, in the model's order and empty if none does (JSON in CSV), and `score` the highest
-    of all scores. `image_weight` and `text_weight` sum to 1, None where a model has none: how much
-    the model lets each modality in. `image_contribution` and `text_contribution` are what each did for the answer: its
-    Shapley value for the log-odds of the label, 0 for an absent modality, above 0 where it speaks for the label. Both
-    sum to the log-odds with both less those with neither. Of a multi-label model they are by label, for the labels of
-    the row; None if they were not asked for. The seven last are None in a row without a prediction.
+    of all scores. `image_contribution` and `text_contribution` are what each modality did for the answer: its Shapley
+    value for the log-odds of the label, 0 for an absent modality, above 0 where it speaks for the label. Both sum to
+    the log-odds with both less those with neither. Of a multi-label model they are by label, for the labels of the
+    row; None if they were not asked for. The five last are None in a row without a prediction.
 
     On request come `abstained`, whether the score is too low to answer, and `label_set`, the classes of the conformal
     set, the likeliest first: see `ClassifyOptions`.
@@ -34,17 +33,13 @@ class Prediction(_OnRequest):
     label: str | list[str] | None
     score: float | None
     scores: dict[str, float] | None
-    image_weight: float | None
-    text_weight: float | None
     image_contribution: float | dict[str, float] | None
     text_contribution: float | dict[str, float] | None
 
 
 COLUMNS = [name for name in Prediction.__annotations__ if name not in _OnRequest.__annotations__]
 """The columns of every prediction."""
-NO_PREDICTION = dict.fromkeys(
-    ("label", "score", "scores", "image_weight", "text_weight", "image_contribution", "text_contribution")
-)
+NO_PREDICTION = dict.fromkeys(("label", "score", "scores", "image_contribution", "text_contribution"))
 """The columns of a prediction that a row without one has."""
 
 

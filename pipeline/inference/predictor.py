@@ -137,18 +137,15 @@ class Predictor:
         config = self.model.config
         modalities = modalities_of(image.present, text.present)
         by_row = scores(logits, config, modalities).tolist()
-        weights = [(None, None)] * len(rows) if output.modality_weights is None else output.modality_weights.tolist()
-        columns_of_rows = [
+        columns_of_rows: list[dict[str, Any]] = [
             {
                 "label": chosen(row, config),
                 "score": max(row),
                 "scores": dict(zip(config.labels, row, strict=True)),
-                "image_weight": image_weight,
-                "text_weight": text_weight,
                 "image_contribution": None,
                 "text_contribution": None,
             }
-            for row, (image_weight, text_weight) in zip(by_row, weights, strict=True)
+            for row in by_row
         ]
         if shares is not None:
             for columns, (of_image, of_text) in zip(columns_of_rows, shares.tolist(), strict=True):

@@ -83,14 +83,14 @@ CLASSIFY = Objective(
     needs_labels=True,
     measure=measure,
     metrics=("accuracy", "macro_f1", "auroc", "loss"),
-    table=("loss", "accuracy", "macro_f1", "auroc", "image_weight"),
+    table=("loss", "accuracy", "macro_f1", "auroc"),
     select="accuracy",
 )
 MULTI_LABEL = Objective(
     needs_labels=True,
     measure=partial(measure, choose_thresholds=True),
     metrics=("mean_average_precision", "micro_f1", "macro_f1", "loss"),
-    table=("loss", "micro_f1", "macro_f1", "mean_average_precision", "image_weight"),
+    table=("loss", "micro_f1", "macro_f1", "mean_average_precision"),
     select="mean_average_precision",  # unlike F1 it needs no thresholds, which are chosen on the rows that it judges
 )
 ALIGN = Objective(
@@ -170,7 +170,6 @@ def table_row(epoch: dict[str, Any], objective: Objective, *, heading: bool) -> 
 _SHORT = {
     "train_loss": "train",
     "mean_average_precision": "mAP",
-    "image_weight": "image",
     "image_to_text_recall_at_10": "image-text R@10",
     "text_to_image_recall_at_10": "text-image R@10",
 }

@@ -212,7 +212,7 @@ def test_a_table_of_one_half_is_classified_by_naming_it(run):
         run(["id,text", "1,a red shirt"])
     said, rows, counts = run(["id,text", "1,a red shirt"], text_only=True)
     assert counts == {"ok": 1}
-    assert (rows[0]["id"], rows[0]["text_weight"]) == ("1", "1.0")
+    assert (rows[0]["id"], rows[0]["image_contribution"]) == ("1", "0.0")
     assert said[0] == "columns: image from none, text from 'text'"
 
 

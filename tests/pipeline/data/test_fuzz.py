@@ -61,7 +61,7 @@ def check(classify, files, folder=None):
         assert found["status"] in KNOWN if file.status is None else found["status"] == file.status, (file.name, found)
         assert (found["status"] == "ok") == (found["reason"] == ""), file.name
         assert found["label"] is not None
-        assert found["image_weight"] > 0 if found["status"] == "ok" else found["image_weight"] == 0.0
+        assert (found["image_contribution"] != 0) == (found["status"] == "ok"), file.name
         if file.whole is not None and found["status"] == "ok":  # cut, and nothing of it was made up
             np.testing.assert_array_equal(pixels(file.data), pixels(file.whole), err_msg=file.name)
     assert number == len(files) - 1

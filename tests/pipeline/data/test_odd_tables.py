@@ -69,7 +69,7 @@ def test_predictions_beside_the_data_are_not_joined_in(name, tmp_path):
     for split in ("train", "test"):
         pd.DataFrame(ROWS).to_csv(tmp_path / f"{split}.csv", index=False)
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    predictions = [{**row, "status": "ok", "reason": "", "image_weight": 0.5} for row in ROWS]
+    predictions = [{**row, "status": "ok", "reason": "", "scores": "{}"} for row in ROWS]
     pd.DataFrame(predictions).to_csv(tmp_path / name, index=False)
     said: list[str] = []
     assert len(load_tables(tmp_path, say=said.append)["test"]) == len(ROWS)

@@ -49,7 +49,7 @@ def failure(request, monkeypatch) -> tuple[str, str]:
 def test_classifying(failure, tiny):
     found = ImageTextClassifier(*tiny, device="cpu")(ROWS, batch_size=3)
     assert [(row["status"], row["reason"]) for row in found] == [("ok", ""), failure, ("ok", "")]
-    assert (found[1]["image_weight"], found[1]["text_weight"]) == (0.0, 1.0)
+    assert found[1]["image_contribution"] == 0 != found[1]["text_contribution"]
 
 
 def test_training(failure, tiny):
@@ -154,4 +154,4 @@ def test_a_text_that_the_tokenizer_refuses_in_classifying(refusal, where, tiny):
     found = ImageTextClassifier(*tiny, device="cpu")(blue_at(where), batch_size=3)
     assert [row["status"] for row in found] == ["text_unreadable" if n == where else "ok" for n in range(3)]
     assert (found[where]["status"], found[where]["reason"]) == refusal
-    assert (found[where]["image_weight"], found[where]["text_weight"]) == (1.0, 0.0)
+    assert found[where]["text_contribution"] == 0 != found[where]["image_contribution"]

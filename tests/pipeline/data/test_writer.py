@@ -27,14 +27,12 @@ GOOD = {
     "label": "yes",
     "score": 0.75,
     "scores": {"no": 0.25, "yes": 0.75},
-    "image_weight": 0.5,
-    "text_weight": 0.5,
     "image_contribution": -0.25,
     "text_contribution": 1.5,
 }
 BAD = dict.fromkeys(GOOD) | {"row": 0, "status": "both_missing"}
 AS_TEXT = {"row": int, "scores": json.loads}
-AS_TEXT |= dict.fromkeys(("score", "image_weight", "text_weight", "image_contribution", "text_contribution"), float)
+AS_TEXT |= dict.fromkeys(("score", "image_contribution", "text_contribution"), float)
 
 
 def read(path: Path) -> list[dict]:

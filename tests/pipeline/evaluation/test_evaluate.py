@@ -46,27 +46,6 @@ def test_each_half_is_judged_alone(saved, rows):
     assert {"macro_f1", "auroc", "loss"} < set(found["text_only"])
 
 
-def test_the_weights_have_a_mean_a_spread_and_a_mean_by_class(saved, rows):
-    found = evaluate(saved, Dataset.from_list(rows), quiet=True)
-    classifier = ImageTextClassifier.from_pretrained(saved)
-    predictions = classifier([{"image": row["image"], "text": row["text"]} for row in rows])
-    weights = [(one["image_weight"], row["label"]) for one, row in zip(predictions, rows, strict=True) if one["label"]]
-    images = np.array([weight for weight, _ in weights])
-    assert found["image_weight"] == pytest.approx(images.mean(), abs=1e-6)
-    assert found["text_weight"] == pytest.approx(1 - images.mean(), abs=1e-6)
-    assert found["image_weight_spread"] == pytest.approx(images.std(), abs=1e-6)
-    for label in ("no", "yes"):
-        own = images[[name == label for _, name in weights]]
-        assert found["image_weight_by_class"][label] == pytest.approx(own.mean(), abs=1e-6)
-
-
-def test_a_model_that_learns_no_weights_has_none_to_show(text_folder, rows, tmp_path):
-    save_model(*build_tiny(text_folder, modality_gate=False), tmp_path)
-    found = evaluate(tmp_path, Dataset.from_list(rows), quiet=True)
-    assert found["image_weight"] is found["text_weight"] is None
-    assert found["image_weight_spread"] is found["image_weight_by_class"] is None
-
-
 def test_a_half_that_no_row_has_gets_no_figures(saved, rows):
     nobody = Dataset.from_list([{**row, "image": None} for row in rows[:4]])
     found = evaluate(saved, nobody, image_column="image", quiet=True)

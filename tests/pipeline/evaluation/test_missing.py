@@ -73,7 +73,7 @@ def test_metrics_are_those_of_rows_that_lack_it(saved, rows, kind):
     found, expected = evaluate(saved, rows, quiet=True, **options), evaluate(saved, blank, quiet=True)
     assert found["one_half"] == expected["one_half"] == 12
     assert found["missing"] == f"0.6 of the rows, {kind}, seed 3"
-    for name in ("accuracy", "loss", "image_weight"):
+    for name in ("accuracy", "macro_f1", "loss"):
         assert found[name] == pytest.approx(expected[name], abs=1e-6)
     for name in ("text_only", "image_only"):
         assert found[name] == pytest.approx(expected[name], abs=1e-6)

@@ -51,7 +51,8 @@ def test_what_is_explained_is_what_is_classified(scenes):
         prediction = classify({"image": row["image"], "text": row["text"]})
         assert explanation.label == prediction["label"]
         assert explanation.score == pytest.approx(prediction["score"], abs=1e-4)
-        assert explanation.image_weight == pytest.approx(prediction["image_weight"], abs=1e-4)
+        for name in ("image_contribution", "text_contribution"):
+            assert getattr(explanation, name) == pytest.approx(prediction[name], abs=1e-4)
 
 
 def test_an_explanation_is_the_same_twice_and_changes_nothing(scenes):

@@ -41,12 +41,11 @@ def close(first, second):
 
 def test_one_pair_in_one_prediction_out(classify, rows):
     found = classify(rows[0])
-    columns = ["row", "status", "reason", "label", "score", "scores", "image_weight", "text_weight"]
+    columns = ["row", "status", "reason", "label", "score", "scores"]
     assert list(found) == [*columns, "image_contribution", "text_contribution"]
     assert (found["row"], found["status"], found["reason"]) == (0, "ok", "")
     assert sum(found["scores"].values()) == pytest.approx(1.0)
     assert found["score"] == max(found["scores"].values()) == found["scores"][found["label"]]
-    assert found["image_weight"] + found["text_weight"] == pytest.approx(1.0)
 
 
 def test_a_large_photo_is_decoded_at_reduced_scale_and_classified_the_same(classify, tmp_path):
@@ -117,9 +116,9 @@ def test_a_bad_row_keeps_its_place_and_leaves_the_others_alone(classify, rows):
     assert [p["status"] for p in found] == ["ok", "ok", "image_unreadable", *["ok"] * 5, "both_missing"]
     close([*found[:2], *found[3:-1]], good)
     masked = found[2]
-    assert (masked["image_weight"], masked["text_weight"]) == (0.0, 1.0)
+    assert masked["image_contribution"] == 0.0 != masked["text_contribution"]
     assert masked["label"] is not None
-    assert found[-1]["label"] is found[-1]["scores"] is found[-1]["image_weight"] is None
+    assert found[-1]["label"] is found[-1]["scores"] is found[-1]["image_contribution"] is None
 
 
 def test_skip_gives_bad_rows_no_prediction(classify, rows):
@@ -139,7 +138,7 @@ def test_error_stops_at_the_first_bad_row_after_those_before_it(classify, rows):
 def test_one_half_is_enough(classify):
     assert classify({"text": "a red shirt"})["status"] == "image_missing"
     by_image = classify({"image": picture("red")})
-    assert (by_image["status"], by_image["image_weight"]) == ("text_missing", 1.0)
+    assert (by_image["status"], by_image["text_contribution"]) == ("text_missing", 0.0)
 
 
 @pytest.mark.parametrize("wrap", [list, tuple])
@@ -181,7 +180,7 @@ def test_a_frame_that_lacks_a_half_is_classified_by_the_other_if_that_is_asked_f
         classify(frame)
     by_text = classify(frame, text_only=True)
     assert by_text["status"].tolist() == ["ok"] * 2
-    assert by_text["text_weight"].tolist() == [1.0, 1.0]
+    assert by_text["image_contribution"].tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("wrap", [dict, lambda pair: [pair]])
@@ -377,5 +376,5 @@ def test_contributions_are_those_of_the_plain_forward_and_can_be_left_out(classi
     assert found[1]["text_contribution"] == found[2]["image_contribution"] == 0
     without = classify(pairs, contributions=False)
     assert [one["image_contribution"] for one in without] == [None] * 3
-    kept = ("label", "score", "image_weight")
+    kept = ("label", "score")
     assert [[one[key] for key in kept] for one in without] == [[one[key] for key in kept] for one in found]

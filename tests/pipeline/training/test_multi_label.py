@@ -80,7 +80,6 @@ def test_it_learns_several_labels_and_says_so(trained, tagged):
     assert found["mean_average_precision"] >= 0.9
     assert {"micro_f1", "macro_f1", "loss"} <= set(found["text_only"])
     assert found["image_only"]["mean_average_precision"] < found["mean_average_precision"]
-    assert set(found["image_weight_by_class"]) == set(NAMES)
     assert "mAP" in evaluation_text(found)
 
 

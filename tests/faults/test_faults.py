@@ -1,7 +1,8 @@
 """Whatever fails, and wherever a process is killed: the old or the new output is whole, and a rerun completes.
 
 The calls of each scenario are counted first. `pytest -m slow tests/faults` fails the first and the last call of each
-site, DIPTYCH_FAULTS=all up to 50 more of each, with every error; both print how many.
+site (of training, which takes longest, one of the two), DIPTYCH_FAULTS=all both and up to 50 more of each, with every
+error; both print how many.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def prepared(folder: Path, scenario: Scenario) -> None:
     scenario.before(folder)
 
 
-def strike(scenario: Scenario, new: Callable[[], Path], most: int, kinds: tuple[int, ...]) -> Counter[str]:
+def strike(scenario: Scenario, new: Callable[[], Path], kinds: tuple[int, ...], *, both_ends: bool) -> Counter[str]:
     """Fail call after call of every site; what came of it."""
     folder = new()
     prepared(folder, scenario)
@@ -92,7 +93,9 @@ def strike(scenario: Scenario, new: Callable[[], Path], most: int, kinds: tuple[
     for number, (site, calls) in enumerate(sorted(counted.calls.items())):
         if site[1].startswith(("image", "reading", "rows")) and kinds is ERRORS:
             continue  # a picture that cannot be read is a status of its row
-        picks = {1, calls, *rng.sample(range(1, calls + 1), min(calls, most))}
+        picks = {1, calls} if both_ends else {(1, calls)[number % 2]}
+        if ALL:
+            picks |= {1, calls, *rng.sample(range(1, calls + 1), min(calls, 50))}
         for place, at in enumerate(sorted(picks)):
             for kind in kinds if ALL else (kinds[(number + place) % len(kinds)],):
                 in_loading = quickly.calls[site] != calls
@@ -244,7 +247,7 @@ FILES = {
 @pytest.mark.parametrize("kinds", [ERRORS, (KILL,)], ids=["errors", "kill"])
 @pytest.mark.parametrize("name", FILES)
 def test_files_folders_and_parts_are_whole_whatever_fails(name, kinds, new):
-    outcomes = strike(FILES[name], new, 50 if ALL else 0, kinds)
+    outcomes = strike(FILES[name], new, kinds, both_ends=True)
     assert outcomes["failed"] + outcomes["killed"] > 5
     show(outcomes, name)
 
@@ -342,6 +345,6 @@ NAMES = ("check", "classify to a file", "classify in parts to a file", "classify
 @pytest.mark.parametrize("kinds", [ERRORS, (KILL,)], ids=["errors", "kill"])
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_are_whole_whatever_fails(name, kinds, new, base, pairs, text_folder):
-    outcomes = strike(scenarios(base, pairs, text_folder)[name], new, 50 if ALL else 0, kinds)
+    outcomes = strike(scenarios(base, pairs, text_folder)[name], new, kinds, both_ends=name != "train")
     assert outcomes["failed"] + outcomes["killed"] > 5
     show(outcomes, name)

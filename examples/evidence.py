@@ -1,4 +1,4 @@
-"""Do the modality weights tell what the modalities are worth? Tests whose answers are known beforehand.
+"""Do modality weights and contributions tell what the modalities are worth? Tests whose answers are known beforehand.
 
     python examples/evidence.py DATA OUT --image-encoder EFFICIENTNET --text-encoder MINILM
     python examples/evidence.py DATA OUT --table
@@ -16,9 +16,11 @@ and the command resumes.
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import datasets
@@ -40,11 +42,10 @@ def main() -> None:
     results = Results(options.out / "evidence.jsonl", ("column", "test", "seed"))
     if not options.table:
         study = Study(options)
-        for seed in range(options.seeds):
-            for column in options.columns.split(","):
-                for test in (permuted, whole, mixed):
-                    cell = {"column": column, "test": test.__name__, "seed": seed}
-                    results.add(lambda test=test, column=column, seed=seed: test(study, column, seed), **cell)
+        cells = itertools.product(range(options.seeds), options.columns.split(","), (permuted, whole, mixed))
+        for seed, column, test in cells:
+            found = partial(test, study, column, seed)
+            results.add(found, column=column, test=test.__name__, seed=seed)
     print_table(results)
 
 
@@ -58,11 +59,11 @@ def permuted(study: Study, column: str, seed: int) -> dict[str, Any]:
     model, batches = study.batches(study.run("evidence", train, column, seed), judged, column)
     found = look(model, batches)
     shutil.rmtree(study.out / "runs" / "evidence")
-    weight, parts = found["weights"][:, 0], found["contributions"].abs()
+    weight = found["weights"][:, 0]
     return {
         "a: mean image weight": float(weight.mean()),
         "a: rows above 0.5": float((weight > 0.5).float().mean()),
-        "a: image's share of contributions": float((parts[:, 0] / parts.sum(1).clamp(min=1e-9)).mean()),
+        "a: image's share of contributions": float(share(found).mean()),
     }
 
 
@@ -103,6 +104,7 @@ def whole(study: Study, column: str, seed: int) -> dict[str, Any]:
         fall = {n: intact[n] - float((found[n].argmax(1) == labels).float().mean()) for n in ("both", "equal")}
         report |= {
             f"b: AUROC of the weight, {kind}": float(roc_auc_score(~half, found["weights"][:, 0])),
+            f"b: AUROC of the image's share of contributions, {kind}": float(roc_auc_score(~half, share(found))),
             f"b: points lost, {kind}": 100 * fall["both"],
             f"b: points lost with equal weights, {kind}": 100 * fall["equal"],
         }
@@ -153,6 +155,12 @@ def look(model: Any, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
             }
         )
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def share(found: dict[str, Tensor]) -> Tensor:
+    """The image's share of the contributions, (rows,)."""
+    parts = found["contributions"].abs()
+    return parts[:, 0] / parts.sum(1).clamp(min=1e-9)
 
 
 def png(pixels: np.ndarray) -> bytes:

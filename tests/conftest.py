@@ -10,7 +10,8 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="diptych-tests-")
 os.environ["DIPTYCH_CACHE"] = tempfile.mkdtemp(prefix="diptych-tests-cache-")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,22 @@ DECOYS = (
 """Files with names like ours that are of the user."""
 
 
+@contextlib.contextmanager
+def kept(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """A folder with files of these names, which are byte for byte what they were when it is left."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"of the user: {name}")
+    yield folder
+    found = {name: (folder / name).read_text() if (folder / name).is_file() else None for name in names}
+    assert found == {name: f"of the user: {name}" for name in names}
+
+
 @pytest.fixture
 def decoys(tmp_path: Path) -> Iterator[None]:
-    """Files with names like ours in a test's folder, and that they are byte for byte what they were when it ends."""
-    for name in DECOYS:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"of the user: {name}")
-    yield
-    found = {name: (tmp_path / name).read_text() if (tmp_path / name).is_file() else None for name in DECOYS}
-    assert found == {name: f"of the user: {name}" for name in DECOYS}
+    """Files with names like ours in a test's folder, which must be there unchanged in the end."""
+    with kept(tmp_path, DECOYS):
+        yield
 
 
 @pytest.fixture(scope="session")

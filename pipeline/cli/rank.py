@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,16 +23,10 @@ def texts_of(sources: Sequence[str]) -> list[str]:
     """
     from ..data.text_files import read_whole
 
-    found: list[str] = []
-    for source in sources:
-        file = _place(source)
-        if file is not None and file.is_file():
-            found += [line for line in read_whole(file).splitlines() if line.strip()]
-        else:
-            found.append(source)
-    if not found:
-        raise ValueError("there are no texts to rank: give --texts, a text or a file with one on each line")
-    return found
+    def lines(file: Path) -> list[str]:
+        return [line for line in read_whole(file).splitlines() if line.strip()]
+
+    return _opened(sources, Path.is_file, lines, "texts to rank: give --texts, a text or a file with one on each line")
 
 
 def images_of(sources: Sequence[str]) -> list[str]:
@@ -43,17 +37,23 @@ def images_of(sources: Sequence[str]) -> list[str]:
     """
     from ..data.image_source import IMAGE_SUFFIXES
 
+    def images(folder: Path) -> list[str]:
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        return [str(file) for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
+
+    return _opened(sources, Path.is_dir, images, "images to rank: give --images, a file or a folder of them")
+
+
+def _opened(
+    sources: Sequence[str], holds: Callable[[Path], bool], inside: Callable[[Path], list[str]], what: str
+) -> list[str]:
+    """Each source itself, or what is inside it if it is a place that holds several."""
     found: list[str] = []
     for source in sources:
-        folder = _place(source)
-        if folder is not None and folder.is_dir():
-            files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-            shown = [file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
-            found += map(str, shown)
-        else:
-            found.append(source)
+        place = _place(source)
+        found += inside(place) if place is not None and holds(place) else [source]
     if not found:
-        raise ValueError("there are no images to rank: give --images, a file or a folder of them")
+        raise ValueError(f"there are no {what}")
     return found
 
 
@@ -96,15 +96,8 @@ def rank(
     if data is not None:
         from ..evaluation.retrieval import rank_table
 
-        metrics = rank_table(
-            model,
-            data,
-            split=split,
-            batch_size=batch_size,
-            say=show.remark,
-            quiet=show.quiet,
-            **reading,
-        )
+        how: dict[str, Any] = {"split": split, "batch_size": batch_size, "say": show.remark, "quiet": show.quiet}
+        metrics = rank_table(model, data, **how, **reading)
         show.result(metrics, ranking_text)
         return
     from ..inference.classifier import ImageTextClassifier

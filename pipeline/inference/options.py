@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..runtime.choices import ON_BAD_ROW, SET_SCORES
 from ..runtime.options import check_options, option
 
 DATA, SCORES, RUN = "Data", "Scores", "Run"
 """Panels of a command's help."""
+
+
+def _share(text: str) -> Any:
+    """An option that is a share, off if not given."""
+    return option(None, text, panel=SCORES, above=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -44,23 +50,9 @@ class ClassifyOptions:
         None, "Threads that read images ahead.  [default: 0; on a GPU one per CPU, at most 8]", panel=RUN, least=0
     )
     contributions: bool = option(True, "What each modality contributed to the label.", panel=SCORES)
-    precision: float | None = option(
-        None,
-        "Abstain where answers would not be right with this precision, such as 0.95.",
-        panel=SCORES,
-        above=0,
-        below=1,
-    )
-    coverage: float | None = option(
-        None,
-        "Answer this share of rows, those with the highest scores; abstain from the others.",
-        panel=SCORES,
-        above=0,
-        below=1,
-    )
-    sets: float | None = option(
-        None, "Give sets of labels that hold the true one with this probability.", panel=SCORES, above=0, below=1
-    )
+    precision: float | None = _share("Abstain where answers would not be right with this precision, such as 0.95.")
+    coverage: float | None = _share("Answer this share of rows, those with the highest scores; abstain from others.")
+    sets: float | None = _share("Give sets of labels that hold the true one with this probability.")
     set_score: str = option(SET_SCORES[0], "How these sets are built.", panel=SCORES, choices=SET_SCORES)
 
     @property

@@ -35,12 +35,11 @@ class Ranked(TypedDict):
 def rank(
     model: DiptychModel,
     processor: DiptychProcessor,
-    *,
-    image: Any = None,
-    text: str | None = None,
-    texts: Sequence[Any] | None = None,
-    images: Sequence[Any] | None = None,
-    top: int | None = None,
+    image: Any,
+    text: str | None,
+    texts: Sequence[Any] | None,
+    images: Sequence[Any] | None,
+    top: int | None,
 ) -> list[Ranked]:
     """Rank `texts` for an `image`, or `images` for a `text`; of labels' names: classify zero-shot.
 

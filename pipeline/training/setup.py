@@ -39,6 +39,7 @@ from .optim import trains_from
 from .recipe import with_length
 from .stream_rows import StreamRows
 from .table_rows import TableRows
+from .training_rows import TrainingRows
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,13 @@ def set_up(
 
 def _read(
     data: Any, config: TrainConfig, reading: DataOptions, labelled: bool, console: Console
-) -> tuple[Columns, TableRows | StreamRows]:
+) -> tuple[Columns, TrainingRows]:
     """Which columns there are, and the rows of training and validation."""
     read = read_data(data, reading, need_label=labelled, streaming=reading.stream, say=console.print)
     tables, table, columns = read.tables, read.table, read.columns
     for part in (table, tables.get("validation", table)):
         require_some(part, columns)
-    rows: TableRows | StreamRows
+    rows: TrainingRows
     if table.rows.by_number and not reading.stream:
         for finding in quick_check(tables, columns):
             console.print(f"check: {finding}")
@@ -167,7 +168,7 @@ def _read(
 
 
 def _start(
-    model: str | Path | None, build: BuildOptions, rows: TableRows | StreamRows, console: Console
+    model: str | Path | None, build: BuildOptions, rows: TrainingRows, console: Console
 ) -> tuple[DiptychModel, DiptychProcessor]:
     """The model to train, new or saved, with a head for the classes of `rows`."""
     if model is None:
@@ -181,9 +182,7 @@ def _start(
     return network, processor
 
 
-def _augmentation(
-    config: TrainConfig, network: DiptychModel, rows: TableRows | StreamRows
-) -> tuple[dict[str, bool], int, str]:
+def _augmentation(config: TrainConfig, network: DiptychModel, rows: TrainingRows) -> tuple[dict[str, bool], int, str]:
     """Which changes of images are on, from which epoch, and what to print of it."""
     asked = {"flip": config.flip, "crop": config.crop, "colour": config.colour}
     trains = trains_from(network.image_encoder, config.unfreeze_image, config)

@@ -2,79 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data.digest import row_digest
-from ..data.labels import class_names, is_multi_label, labels_in, one_label, sort_labels
-from ..data.rows import Columns, UnreadableRow
-from ..data.splits import training_table
+from ..data.labels import class_names, labels_in, one_label, sort_labels
+from ..data.rows import UnreadableRow
 from ..data.tables import Table, readable
-from ..loading.augmentation import Augmentation, speaks_of_sides
 from ..loading.stream import PairStream, RowCounts
 from ..model.processor import DiptychProcessor
-from ..runtime.console import SILENT, Console
+from ..runtime.console import Console
 from ..runtime.seeds import draw_seed
-from .config import TrainConfig
-from .table_rows import require_any, require_two
+from .training_rows import TrainingRows
 
 _PARTS = 1 << 20
 """Into so many parts rows are sorted by chance, to hold some of them out."""
 
 
-class StreamRows:
+class StreamRows(TrainingRows):
     """Rows that come one after another: all that a run must know of them beforehand is read in one pass.
 
     It counts rows and classes, decodes no image and keeps no row. Without a validation split a share of the rows is
     held out, whatever their class: by a hash of their number.
-
-    Args, Attributes, Raises: as of `TableRows`; `console` shows how far the pass has come.
     """
 
-    def __init__(
-        self,
-        tables: Mapping[str, Table],
-        columns: Columns,
-        config: TrainConfig,
-        *,
-        labelled: bool,
-        console: Console = SILENT,
-    ) -> None:
-        self.columns, self.config, self.labelled = columns, config, labelled
-        self.table = training_table(tables)
-        self.multi_label = labelled and is_multi_label(self.table, str(columns.label))
-        own = tables.get("validation")
-        self.held_table = self.table if own is None else own
-        self.part = RowCounts(self._is_kept if own is None else _every)
-        self.held = RowCounts(self._is_held if own is None else _every)
-        if own is None:
+    def _read(self, validation: Table | None, console: Console) -> None:
+        own = validation is not None
+        self.held_table = self.table if validation is None else validation
+        self.part = RowCounts(_every if own else self._is_kept)
+        self.held = RowCounts(_every if own else self._is_held)
+        if own:
+            self._count_rows(self.table, [self.part], console)
+            self._count_rows(self.held_table, [self.held], console)
+        else:
             console.print(
                 "validation: rows of a stream are held out by chance, and may share an image or a text with training "
                 "rows; give a validation split"
             )
-            self._read(self.table, [self.part, self.held], console)
-        else:
-            self._read(self.table, [self.part], console)
-            self._read(self.held_table, [self.held], console)
-        share = config.validation_share
-        self.source = "its own split" if own is not None else f"{share:.0%} of the rows by chance, seed {config.seed}"
+            self._count_rows(self.table, [self.part, self.held], console)
+        share = self.config.validation_share
+        self.source = "its own split" if own else f"{share:.0%} of the rows by chance, seed {self.config.seed}"
         if not self.part.rows or not self.held.rows:
             raise ValueError(
                 f"{self.table.name} has {self.part.rows + self.held.rows} rows, too few to hold some out; give a "
                 "validation split"
             )
-        found = set(self.part.labels) | (set(self.held.labels) if own is None else set())
-        self.names = class_names(self.table, str(columns.label)) or sort_labels(found) if labelled else []
-        if labelled:
-            self._check_labels(own is not None, found)
+        found = set(self.part.labels) | (set() if own else set(self.held.labels))
+        column = str(self.columns.label)
+        self.names = class_names(self.table, column) or sort_labels(found) if self.labelled else []
+        if self.labelled:
+            self._check_labels(own, found)
 
     def _check_labels(self, own: bool, found: set[str]) -> None:
         kinds = len(found) + (self.multi_label and self.part.unlabelled > 0)
-        require_two(kinds, self.part.rows + (0 if own else self.held.rows), self.table, self.columns)
+        self.require_two(kinds, self.part.rows + (0 if own else self.held.rows))
         unknown = sorted(set(self.held.labels) - set(self.names))
         if unknown:
             raise ValueError(
@@ -82,7 +66,7 @@ class StreamRows:
                 f"train on, which have {len(self.names)}: {', '.join(self.names[:10])}"
             )
         if self.multi_label:
-            require_any(sum(self.held.labels.values()), self.held_table, self.columns)
+            self.require_any(sum(self.held.labels.values()), self.held_table)
 
     def _is_held(self, row: int) -> bool:
         return draw_seed(self.config.seed, "held out", row) % _PARTS < self.config.validation_share * _PARTS
@@ -90,7 +74,7 @@ class StreamRows:
     def _is_kept(self, row: int) -> bool:
         return not self._is_held(row)
 
-    def _read(self, table: Table, counts: list[RowCounts], console: Console) -> None:
+    def _count_rows(self, table: Table, counts: list[RowCounts], console: Console) -> None:
         rows = readable(table.rows, table.name)
         for number, row in enumerate(console.progress(rows, desc="reading labels", unit="row")):
             text = self.columns.text_of(row)
@@ -112,43 +96,20 @@ class StreamRows:
                 f"{table.name}: row {number} has {error} in {column!r}; give every row one or take it out"
             ) from error
 
-    def speaks_of_sides(self) -> bool:
-        """Whether the texts to train on speak of left and right."""
-        return speaks_of_sides(["left"] * self.part.sides + [""] * (self.part.heard - self.part.sides))
+    def _texts(self) -> Sequence[str | None]:
+        return ["left"] * self.part.sides + [""] * (self.part.heard - self.part.sides)
 
-    def class_counts(self) -> Tensor:
-        """How many rows to train on have each class, as of `TableRows`."""
-        return self._count(self.part)
-
-    def validation_counts(self) -> Tensor:
-        """How many rows to validate with have each class, as of `TableRows`."""
-        return self._count(self.held)
-
-    def _count(self, counts: RowCounts) -> Tensor:
+    def _counts(self, *, held: bool) -> Tensor:
+        counts = self.held if held else self.part
         present = torch.tensor([counts.labels[name] for name in self.names])
         return torch.stack([counts.rows - present, present]) if self.multi_label else present
 
-    def pair_sets(
-        self,
-        processor: DiptychProcessor,
-        augmentation: Augmentation | None,
-        *,
-        ids: bool,
-        validation_ids: bool,
-        augment_from: int = 1,
-    ) -> tuple[PairStream, PairStream]:
-        """The rows to train on and those to validate with, as of `TableRows`."""
-        target = self._target if self.labelled else None
-        make = partial(PairStream, columns=self.columns, target=target, processor=processor, seed=self.config.seed)
-        training = make(
-            self.table,
-            self.part,
-            augmentation=augmentation,
-            augment_from=augment_from,
-            ids=ids,
-            buffer=self.config.shuffle_buffer,
+    def _pairs(self, processor: DiptychProcessor, held: bool, **options: Any) -> PairStream:
+        table, counts, buffer = (
+            (self.held_table, self.held, 1) if held else (self.table, self.part, self.config.shuffle_buffer)
         )
-        return training, make(self.held_table, self.held, ids=validation_ids)
+        target, seed = self._target if self.labelled else None, self.config.seed
+        return PairStream(table, counts, self.columns, target, processor, seed=seed, buffer=buffer, **options)
 
     def _target(self, table: Table, number: int, row: Any) -> int | tuple[int, ...]:
         labels = self._labels(table, number, row)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from . import attend_by_hand, random_tokens, shake
+from . import random_tokens, shake
+from .by_hand import attend_by_hand
 
 DIM = 16
 

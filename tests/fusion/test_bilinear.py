@@ -10,18 +10,8 @@ from diptych.encoders import Tokens
 from diptych.fusion import BilinearFusion
 from torch import Tensor
 
-from . import (
-    FUSIONS,
-    UNEVEN_WEIGHTS,
-    attend_by_hand,
-    doubled,
-    feed_by_hand,
-    forced,
-    make_fusion,
-    norm_by_hand,
-    shake,
-    uneven_halves,
-)
+from . import FUSIONS, UNEVEN_WEIGHTS, doubled, forced, make_fusion, shake, uneven_halves
+from .by_hand import attend_by_hand, feed_by_hand, norm_by_hand
 
 DIM, REGIONS, WORDS = 8, 3, 4
 USUAL = FUSIONS["bilinear"][1]

@@ -12,7 +12,8 @@ from diptych.fusion import CrossModalFusion
 from diptych.fusion.cross_modal import CrossModalBlock
 from torch import Tensor
 
-from . import attend_by_hand, doubled, feed_by_hand, forced, make_fusion, norm_by_hand, random_tokens, shake
+from . import doubled, forced, make_fusion, random_tokens, shake
+from .by_hand import attend_by_hand, feed_by_hand, norm_by_hand
 
 DIM = 16
 REGIONS, WORDS = 4, 5

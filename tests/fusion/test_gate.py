@@ -9,7 +9,8 @@ from diptych.fusion.gate import EqualWeights, ModalityGate, attention_gates, mod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from . import norm_by_hand, random_tokens, shake
+from . import random_tokens, shake
+from .by_hand import norm_by_hand
 
 DIM = 16
 PRESENT = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=5)

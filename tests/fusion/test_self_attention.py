@@ -17,17 +17,15 @@ from . import (
     BLOCKS,
     PATTERNS,
     UNEVEN_WEIGHTS,
-    attend_by_hand,
     doubled,
-    feed_by_hand,
     forced,
     make_fusion,
-    norm_by_hand,
     random_tokens,
     rows_of,
     shake,
     uneven_halves,
 )
+from .by_hand import attend_by_hand, feed_by_hand, norm_by_hand
 
 DIM, REGIONS, WORDS = 8, 3, 4
 TOKENS = 1 + REGIONS + WORDS

@@ -133,18 +133,14 @@ TYPES = pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-4), (
 
 
 @TYPES
-@settings(EVERY, max_examples=5)
-@CONFIGURED
-def test_every_path_says_the_same(text_folder, tmp_path_factory, dtype, relative, fields, seed, batch_size):
-    check_every_path(text_folder, tmp_path_factory.mktemp("run"), fields, seed, batch_size, dtype, relative)
+@pytest.mark.parametrize("count", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_every_path_says_the_same(text_folder, tmp_path_factory, dtype, relative, count):
+    @settings(EVERY, max_examples=count)
+    @CONFIGURED
+    def check(fields, seed, batch_size):
+        check_every_path(text_folder, tmp_path_factory.mktemp("run"), fields, seed, batch_size, dtype, relative)
 
-
-@pytest.mark.slow
-@TYPES
-@settings(EVERY, max_examples=50)
-@CONFIGURED
-def test_every_path_of_50_configurations(text_folder, tmp_path_factory, dtype, relative, fields, seed, batch_size):
-    check_every_path(text_folder, tmp_path_factory.mktemp("run"), fields, seed, batch_size, dtype, relative)
+    check()
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ from diptych.pipeline.runtime.outputs import (
     write_whole,
 )
 
+from ...conftest import kept
+
 
 def snapshot(folder):
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
@@ -43,13 +45,8 @@ DECOYS = (".out.csv.old", ".out.csv.tmp", ".out.csv.1234/new", ".model.old/a", "
 @pytest.fixture
 def place(tmp_path):
     """A folder of files and folders with names like ours, which must be there unchanged in the end."""
-    for name in DECOYS:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("of the user")
-    before = snapshot(tmp_path)
-    yield tmp_path
-    after = snapshot(tmp_path)
-    assert {name: after.get(name) for name in before} == before
+    with kept(tmp_path, DECOYS) as folder:
+        yield folder
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(place):

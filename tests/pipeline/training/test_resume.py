@@ -9,6 +9,7 @@ from diptych import load_model
 from diptych.pipeline.runtime.files import Lock
 from diptych.pipeline.runtime.outputs import MARK
 
+from ...conftest import kept
 from .test_train import run
 
 DECOYS = (
@@ -25,14 +26,8 @@ def snapshot(folder):
 @pytest.fixture
 def project(tmp_path):
     """A folder of the user's, all of which must be there in the end."""
-    folder = tmp_path / "project"
-    for name in DECOYS:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("of the user")
-    before = snapshot(folder)
-    yield folder
-    after = snapshot(folder)
-    assert {name: after.get(name) for name in before} == before
+    with kept(tmp_path / "project", DECOYS) as folder:
+        yield folder
 
 
 def test_a_run_lives_beside_files_of_others_and_is_replaced_on_request_alone(few, text_folder, project):

@@ -16,16 +16,20 @@ from ...conftest import build_tiny
 TINY = {"hidden_size": 16, "fusion_heads": 2, "fusion_layers": 1, "fusion_hidden_size": 32}
 
 
-def run(data, out, text_folder, **options):
-    build = {
+def tiny_build(text_folder):
+    """Options of a model that is built in no time."""
+    return {
         "image_encoder": "resnet-tiny",
         "image_weights": "random",
         "image_size": (16, 16),
         "text_encoder": text_folder,
         "architecture": TINY,
     }
+
+
+def run(data, out, text_folder, **options):
     defaults = {
-        **({} if "model" in options else build),
+        **({} if "model" in options else tiny_build(text_folder)),
         "epochs": 3,
         "batch_size": 8,
         "learning_rate": 3e-3,

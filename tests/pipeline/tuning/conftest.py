@@ -10,7 +10,7 @@ from diptych.pipeline.runtime.outputs import beside
 from diptych.pipeline.runtime.record import write_record
 from diptych.pipeline.tuning import tune as sweeping
 
-from ..training.test_train import TINY
+from ..training.test_train import tiny_build
 
 
 class Runs:
@@ -65,11 +65,7 @@ def sweep(pairs, text_folder, tmp_path):
 
     def run(data=None, out=tmp_path / "sweep", **options):
         fixed = {
-            "image_encoder": "resnet-tiny",
-            "image_weights": "random",
-            "image_size": (16, 16),
-            "text_encoder": text_folder,
-            "architecture": TINY,
+            **tiny_build(text_folder),
             "epochs": 3,
             "batch_size": 8,
             "trials": 4,

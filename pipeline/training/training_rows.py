@@ -1,0 +1,128 @@
+"""What a run learns from and is judged by, however its rows are stored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..data.labels import is_multi_label
+from ..data.rows import Columns
+from ..data.splits import training_table
+from ..data.tables import Table
+from ..loading.augmentation import Augmentation, speaks_of_sides
+from ..model.processor import DiptychProcessor
+from ..runtime.console import SILENT, Console
+from .config import TrainConfig
+
+
+class TrainingRows(ABC):
+    """The rows to train on and those to validate with, their classes, and how they are held apart.
+
+    Args:
+        tables: By split; `train`, or the only one, is trained on.
+        columns: Which columns to read.
+        config: How the run goes.
+        labelled: Whether the run needs labels.
+        console: Shows how the rows to validate with are held out.
+
+    Attributes:
+        names: The classes; none if the run needs no labels.
+        multi_label: Whether a row may have several or none.
+        source: Where the rows to validate with come from, in words.
+
+    Raises:
+        ValueError: The labels cannot be learned from, or nothing can be held out.
+    """
+
+    names: list[str]
+    source: str
+
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        columns: Columns,
+        config: TrainConfig,
+        *,
+        labelled: bool,
+        console: Console = SILENT,
+    ) -> None:
+        self.columns, self.config, self.labelled = columns, config, labelled
+        self.table = training_table(tables)
+        self.multi_label = labelled and is_multi_label(self.table, str(columns.label))
+        self._read(tables.get("validation"), console)
+
+    @abstractmethod
+    def _read(self, validation: Table | None, console: Console) -> None:
+        """Find the classes and the rows to validate with, in a table of their own if there is one."""
+
+    def speaks_of_sides(self) -> bool:
+        """Whether the texts to train on speak of left and right."""
+        return speaks_of_sides(self._texts())
+
+    @abstractmethod
+    def _texts(self) -> Sequence[str | None]:
+        """Texts to train on, of which some speak of sides if enough of all do."""
+
+    def class_counts(self) -> Tensor:
+        """How many rows to train on have each class, (classes,); of multi-label rows (2, classes), absence first."""
+        return self._counts(held=False)
+
+    def validation_counts(self) -> Tensor:
+        """How many rows to validate with have each class, as `class_counts`."""
+        return self._counts(held=True)
+
+    @abstractmethod
+    def _counts(self, *, held: bool) -> Tensor:
+        """As `class_counts`, of the rows to train on or of those that are held out."""
+
+    def pair_sets(
+        self,
+        processor: DiptychProcessor,
+        augmentation: Augmentation | None,
+        *,
+        ids: bool,
+        validation_ids: bool,
+        augment_from: int = 1,
+    ) -> tuple[Any, Any]:
+        """The rows to train on and those to validate with, each a `PairDataset` or a `PairStream`.
+
+        Args:
+            processor: Of the model.
+            augmentation: Of the images to train on.
+            ids: Whether training needs the hashes of images and texts.
+            validation_ids: Whether validation needs them.
+            augment_from: Epoch from which images are changed.
+        """
+        changed = {"augmentation": augmentation, "augment_from": augment_from, "ids": ids}
+        return self._pairs(processor, False, **changed), self._pairs(processor, True, ids=validation_ids)
+
+    @abstractmethod
+    def _pairs(self, processor: DiptychProcessor, held: bool, **options: Any) -> Any:
+        """The rows to train on, or those that are held out."""
+
+    def require_two(self, classes: int, rows: int) -> None:
+        """See that there is something to tell apart.
+
+        Raises:
+            ValueError: All rows have the same label.
+        """
+        if classes < 2:
+            raise ValueError(
+                f"{self.table.name}: all {rows} rows have the same label in {self.columns.label!r}; nothing can be "
+                "learned"
+            )
+
+    def require_any(self, labels: int, table: Table) -> None:
+        """See that multi-label rows to validate with, of `table`, have a label at all.
+
+        Raises:
+            ValueError: They have none.
+        """
+        if not labels:
+            raise ValueError(
+                f"{table.name}: no row to validate with has a label in {self.columns.label!r}, so that nothing can be "
+                "measured; give a validation split in which some have"
+            )

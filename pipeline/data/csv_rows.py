@@ -82,8 +82,11 @@ class CsvRows(FileRows):
                     if cells and not (len(record) == 1 and _SEPARATOR.match(record[0])):
                         names = self._header(file.path, cells)
                     continue
-                if names is not None and len(cells) > len(names):
-                    place = f"line {before + 1}" if len(record) == 1 else f"lines {before + 1} to {reader.line_num}"
+                place = f"line {before + 1}" if len(record) == 1 else f"lines {before + 1} to {reader.line_num}"
+                escaped = len(record) == 1 and '\\"' in record[0] and not _is_strict(record, reader.dialect)
+                if escaped and row is None:
+                    row = UnreadableRow(f'{place} of {file.path} writes a quote as \\": write it twice, ""')
+                elif names is not None and len(cells) > len(names):
                     row = UnreadableRow(f"{place} of {file.path}: {len(cells)} cells for {len(names)} columns")
                 if cells or row is not None:
                     if ends is not None:

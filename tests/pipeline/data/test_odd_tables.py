@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diptych.pipeline.data.csv_rows import CsvRows
 from diptych.pipeline.data.labels import is_multi_label, label_names, multi_label_names
 from diptych.pipeline.data.options import Reading
 from diptych.pipeline.data.read import read_data
-from diptych.pipeline.data.rows import read_pair
+from diptych.pipeline.data.rows import UnreadableRow, read_pair
 from diptych.pipeline.data.tables import load_tables
 
 from ...conftest import picture
@@ -120,3 +121,15 @@ def test_json_beside_images_is_of_them_and_no_table(place, indent, tmp_path):
     (tmp_path / place / "1.json").write_text('{"caption": "a')
     with pytest.raises(ValueError, match=r"line 1 of .*1\.json is no JSON"):
         load_tables(tmp_path)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_quote_behind_a_backslash_makes_a_row_unreadable(again, tmp_path):
+    """As Spark and MySQL write them: read as CSV, the text would lose its quotes, or be cut at the next comma."""
+    rows = [r'0.png,"says \"hi\", twice"', r'1.png,"a path C:\"', r"2.png,6\" long", r'3.png,"ends \"so\""']
+    (tmp_path / "t.csv").write_text("\n".join(["image,text", *rows]) + "\n")
+    found = CsvRows([tmp_path / "t.csv"])
+    read = [found[number] for number in range(4)] if again else list(found)
+    assert [isinstance(row, UnreadableRow) for row in read] == [True, False, False, True]
+    assert read[0].reason == f'line 2 of {tmp_path / "t.csv"} writes a quote as \\": write it twice, ""'
+    assert [row["text"] for row in read[1:3]] == ["a path C:\\", '6\\" long']

@@ -147,5 +147,5 @@ def test_evaluate_says_it_of_scenes():
 def test_on_scenes_the_projection_is_chance():
     model, _ = load_model(SHIPPED_MODEL)
     assert model.config.labels == ["false", "true"]
-    report = evaluate(SHIPPED_MODEL, make_scenes(1_000, seed=6), quiet=True, emap_exact=True)
-    assert report["worth"]["accuracy"]["additive"][0] == pytest.approx(0.5, abs=0.02)
+    report = evaluate(SHIPPED_MODEL, make_scenes(120, seed=6), quiet=True, emap_exact=True)  # 14,400 pairs
+    assert report["worth"]["accuracy"]["additive"][0] == pytest.approx(0.5, abs=0.05)

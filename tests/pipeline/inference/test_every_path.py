@@ -144,7 +144,7 @@ def test_every_path_says_the_same(text_folder, tmp_path_factory, dtype, relative
 
 
 @pytest.mark.slow
-@settings(EVERY, max_examples=5)
+@settings(EVERY, max_examples=2)
 @CONFIGURED
 def test_tables_in_one_file_in_parts_and_by_two_processes_say_the_same(
     text_folder, tmp_path_factory, fields, seed, batch_size

@@ -54,7 +54,7 @@ def test_without_a_model_the_shipped_one_is_used_and_named(shipped, tmp_path):
 
 
 def test_the_demo_goes_all_the_way(shipped, tmp_path, monkeypatch):
-    monkeypatch.setitem(demo_module.FINE_TUNING, "epochs", 3)
+    monkeypatch.setitem(demo_module.FINE_TUNING, "epochs", 2)
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--json"])
     assert result.exit_code == 0, result.output
     metrics = json.loads(result.stdout)

@@ -43,7 +43,7 @@ def as_expected(found, expected):
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
 
 
-@pytest.mark.parametrize("classifiers", [4, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("classifiers", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_the_first_requests_of_many_threads_are_answered_each_with_its_own(text_folder, classifiers):
     model, processor = build_tiny(text_folder)
     expected = ImageTextClassifier(model, processor, device="cpu")(ROWS)

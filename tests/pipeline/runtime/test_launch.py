@@ -189,7 +189,7 @@ def test_an_error_of_one_process_alone_is_said_with_its_number(folder):
 
 @pytest.mark.slow
 def test_sigterm_to_the_command_saves_the_run_and_resume_goes_on(folder):
-    command = train("--processes", 2, "--checkpoint-steps", 1, epochs=20)
+    command = train("--processes", 2, "--checkpoint-steps", 1, epochs=10)
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=ENVIRONMENT)
     checkpoints = folder / "run" / "checkpoints"
     until = time.monotonic() + 200
@@ -204,10 +204,10 @@ def test_sigterm_to_the_command_saves_the_run_and_resume_goes_on(folder):
     assert sum(line.startswith("diptych: ") for line in said) == 1
     assert record(folder)["state"] == "interrupted"
 
-    found = ran(folder, train("--processes", 2, "--resume", epochs=20))
+    found = ran(folder, train("--processes", 2, "--resume", epochs=10))
     assert found.returncode == 0, found.stderr
     assert "resuming from run/checkpoints/" in found.stderr
-    assert (record(folder)["state"], record(folder)["steps"]) == ("done", 60)
+    assert (record(folder)["state"], record(folder)["steps"]) == ("done", 30)
 
 
 FROM_PYTHON = """

@@ -22,7 +22,7 @@ from diptych.pipeline.loading.loader import Collate
 from diptych.pipeline.training import loop, setup
 from safetensors.torch import save_file
 
-data, out, text_folder, options = sys.argv[1:]
+data, out, text_folder, configurations = sys.argv[1:]
 losses = []
 
 class Heard(loop.Tracking):
@@ -49,18 +49,20 @@ end = loop.Fit._end_epoch
 def kept(fit, model, metrics):
     end(fit, model, metrics)
     if fit.accelerator.is_main_process:
-        save_file({k: v.contiguous() for k, v in fit.model.state_dict().items()}, Path(out) / "weights.safetensors")
+        save_file({k: v.contiguous() for k, v in fit.model.state_dict().items()}, run / "weights.safetensors")
 
 loop.Fit._end_epoch = kept
-options = json.loads(options)
-if "model" not in options:
-    options |= {"image_encoder": "resnet-tiny", "image_weights": "random", "image_size": (16, 16),
-                "text_encoder": text_folder}
-record = train(load_from_disk(data), out, quiet=True, say=lambda line: None, **options)
-if os.environ.get("RANK", "0") == "0":
-    start = [record["start"]["loss"]] if "loss" in record["start"] else []
-    figures = start + [epoch.get("loss", epoch["train_loss"]) for epoch in record["epochs"]]
-    Path(out, "found.json").write_text(json.dumps([losses, figures]))
+for name, options in json.loads(configurations).items():
+    run = Path(out, name)
+    losses.clear()
+    if "model" not in options:
+        options |= {"image_encoder": "resnet-tiny", "image_weights": "random", "image_size": (16, 16),
+                    "text_encoder": text_folder}
+    record = train(load_from_disk(data), run, quiet=True, say=lambda line: None, **options)
+    if os.environ.get("RANK", "0") == "0":
+        start = [record["start"]["loss"]] if "loss" in record["start"] else []
+        figures = start + [epoch.get("loss", epoch["train_loss"]) for epoch in record["epochs"]]
+        (run / "found.json").write_text(json.dumps([losses, figures]))
 """
 TINY = {"hidden_size": 16, "fusion_heads": 2, "fusion_hidden_size": 32}
 LONG = {"epochs": 4, "batch_size": 8, "learning_rate": 3e-3}
@@ -93,28 +95,28 @@ CONFIGURATIONS = {
     },
     "bilinear, balanced focal loss": {**TINY, "fusion": "bilinear", "class_weights": "balanced", "focal_gamma": 1.0},
     "concat with alignment": {**TINY, "fusion": "concat", "alignment_weight": 0.3},
-    "pretrained, parts of both train": {"model": "START", "unfreeze_image": 1, "unfreeze_text": 1, "cache": False},
+    "pretrained, parts of both train": {"unfreeze_image": 1, "unfreeze_text": 1, "cache": False},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_two_processes_do_what_one_does(name, data, text_folder, tmp_path):
-    options = {**LONG, **CONFIGURATIONS[name]}
-    if options.get("model"):
-        save_model(*build_tiny(text_folder), tmp_path / "start")
-        options["model"] = str(tmp_path / "start")
+def test_two_processes_do_what_one_does(data, text_folder, tmp_path):
+    save_model(*build_tiny(text_folder), tmp_path / "start")
+    given = {name: {**LONG, **options} for name, options in CONFIGURATIONS.items()}
+    given["pretrained, parts of both train"]["model"] = str(tmp_path / "start")
     (tmp_path / "script.py").write_text(SCRIPT)
-    found, weights = [], []
     for count in (1, 2):
-        out = tmp_path / str(count)
-        launch(tmp_path / "script.py", data, out, text_folder, json.dumps(options), processes=count)
-        found.append(json.loads((out / "found.json").read_text()))
-        weights.append(load_file(out / "weights.safetensors"))
-    (losses, figures), (other_losses, other_figures) = found
-    assert len(losses) == 20
-    assert losses[0] != pytest.approx(losses[-1], abs=1e-3)
-    assert other_losses == pytest.approx(losses, abs=1e-9)
-    assert other_figures == pytest.approx(figures, abs=1e-9)
-    for key, value in weights[0].items():
-        assert (value - weights[1][key]).abs().max() < 1e-6, key
+        script = (tmp_path / "script.py", data, tmp_path / str(count), text_folder, json.dumps(given))
+        launch(*script, processes=count)
+    for name in CONFIGURATIONS:
+        runs = [tmp_path / count / name for count in ("1", "2")]
+        (losses, figures), (other_losses, other_figures) = (
+            json.loads((run / "found.json").read_text()) for run in runs
+        )
+        weights, others = (load_file(run / "weights.safetensors") for run in runs)
+        assert len(losses) == 20, name
+        assert losses[0] != pytest.approx(losses[-1], abs=1e-3), name
+        assert other_losses == pytest.approx(losses, abs=1e-9), name
+        assert other_figures == pytest.approx(figures, abs=1e-9), name
+        for key, value in weights.items():
+            assert (value - others[key]).abs().max() < 1e-6, (name, key)

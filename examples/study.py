@@ -71,18 +71,15 @@ class Study:
         self._means: list[tuple[np.ndarray, ...]] = []
 
     def run(self, name: str, rows: datasets.Dataset, column: str, seed: int, **options: Any) -> Path:
-        """Train OUT/runs/NAME, unless it is there; its folder."""
+        """Train OUT/runs/NAME, or go on with it; what is there of other rows or options is trained anew. Its folder."""
         folder = self.out / "runs" / name
-        if not (folder / "model" / "config.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            how = {
-                "label_column": column,
-                "seed": seed,
-                "cache_dir": self.cache,
-                "quiet": True,
-                "say": lambda line: None,
-            }
-            train(rows, folder, **(self.encoders | how | options | self.options))
+        quiet = {"cache_dir": self.cache, "quiet": True, "say": lambda line: None}
+        how = self.encoders | {"label_column": column, "seed": seed} | quiet | options | self.options
+        try:
+            train(rows, folder, resume=True, **how)
+        except ValueError:  # it is of another cell, which was stopped
+            shutil.rmtree(folder)
+            train(rows, folder, **how)
         return folder
 
     def batches(self, folder: Path, rows: datasets.Dataset, column: str) -> tuple[Any, Iterable[dict[str, Any]]]:

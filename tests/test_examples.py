@@ -291,6 +291,26 @@ def three_splits(tmp_path_factory):
     return folder
 
 
+def test_a_study_takes_no_run_of_another_cell(three_splits, tmp_path, monkeypatch):
+    """A cell that was stopped leaves a run, in which a model may be there already."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from study import Study, study_options
+
+    small = '{"epochs": 1, "architecture": {"hidden_size": 16, "fusion_heads": 2}}'
+    encoders = ("--image-encoder", str(SHIPPED_MODEL), "--text-encoder", str(SHIPPED_MODEL))
+    study = Study(study_options("runs").parse_args([str(three_splits), str(tmp_path), *encoders, "--options", small]))
+    rows = study.train.select(range(40))
+    model = study.run("some", rows, "season", 0) / "model" / "model.safetensors"
+    first = model.stat().st_mtime_ns
+    study.run("some", rows, "season", 0)
+    assert model.stat().st_mtime_ns == first
+    for rows_, column, seed in ((rows, "label", 0), (rows, "label", 1), (rows.select(range(30)), "label", 1)):
+        before = model.stat().st_mtime_ns
+        record = json.loads((study.run("some", rows_, column, seed) / "run.json").read_text())
+        assert (record["state"], model.stat().st_mtime_ns > before) == ("done", True)
+    assert load_model(tmp_path / "runs" / "some")[0].config.labels == ["false", "true"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "more", "shown"),

@@ -222,7 +222,7 @@ def main() -> None:
     print(f"| reading one, peak | {memory[0]:.0f} MB | {memory[1]:.0f} MB | {memory[0] / memory[1]:.1f} times |")
     if not options.labels:
         return None
-    spread(resnet, photos(32))
+    spread(resnet, photos(min(options.labels, 32)))
     for name, classifier, rows in (
         ("Scenes", scenes, drawings(options.labels)),
         ("random ResNet-18", resnet, ((file, TEXT, None) for file in photos(options.labels))),

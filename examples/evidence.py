@@ -3,7 +3,7 @@
     python examples/evidence.py DATA OUT --image-encoder EFFICIENTNET --text-encoder MINILM
     python examples/evidence.py DATA OUT --table
 
-Over frozen encoders, on validation and test together, for each column and seed; OUT/results.jsonl keeps every result,
+Over frozen encoders, on validation and test together, for each column and seed; OUT/evidence.jsonl keeps every result,
 and the command resumes.
 
 (a) Photos permuted among the rows, in training and when judged: the image is worth nothing.
@@ -36,9 +36,7 @@ from torch import Tensor
 
 def main() -> None:
     """Run what is missing, and print the table."""
-    parser = study_options(__doc__)
-    parser.add_argument("--columns", default="season,label")
-    options = parser.parse_args()
+    options = study_options(__doc__, columns="season,label").parse_args()
     results = Results(options.out / "evidence.jsonl", ("column", "test", "seed"))
     if not options.table:
         study = Study(options)
@@ -171,17 +169,13 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def print_table(results: Results) -> None:
-    """Mean and range over the seeds."""
-    columns = list(dict.fromkeys(line["column"] for line in results.lines))
+    """A row for each figure, a column for each column of labels and seed; a dash where it was not run."""
+    cells = sorted({(line["seed"], line["column"]) for line in results.lines})
     names = list(dict.fromkeys(n for line in results.lines for n in line if n not in ("column", "test", "seed", "cpu")))
-    print("| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
-    for name in names:
-        cells = []
-        for column in columns:
-            each = [line[name] for line in results.lines if line["column"] == column and name in line]
-            spread = f" ({min(each):.3f} to {max(each):.3f})" if len(each) > 1 else ""
-            cells.append(f"{np.mean(each):.3f}{spread}" if each else "-")
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    print("| | " + " | ".join(f"{column}, seed {seed}" for seed, column in cells) + " |\n|" + "---|" * (len(cells) + 1))
+    for name in sorted(names, key=lambda name: name[: name.find(":")]):
+        found = {(line["seed"], line["column"]): line[name] for line in results.lines if name in line}
+        print(f"| {name} | " + " | ".join(f"{found[cell]:.3f}" if cell in found else "-" for cell in cells) + " |")
 
 
 if __name__ == "__main__":

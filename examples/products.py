@@ -33,9 +33,7 @@ LATE = "late fusion"
 
 def main() -> None:
     """Run what is missing, and print the table."""
-    parser = study_options(__doc__)
-    parser.add_argument("--columns", default="season,label,colour,usage")
-    options = parser.parse_args()
+    options = study_options(__doc__, columns="season,label,colour,usage").parse_args()
     results = Results(options.out / "results.jsonl", ("column", "method", "seed"))
     if not options.table:
         study = Study(options)

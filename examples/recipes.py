@@ -24,8 +24,7 @@ from study import LINEAR, Results, Study, study_options
 
 def main() -> None:
     """Run what is missing, and print the table."""
-    parser = study_options(__doc__)
-    parser.add_argument("--columns", default="label,season,colour")
+    parser = study_options(__doc__, columns="label,season,colour")
     parser.add_argument("--sizes", default="200,500,1000,4393")
     parser.add_argument("--name", default="default", help="Of --options, in the table")
     parser.add_argument("--alone", action="store_true")

@@ -37,13 +37,14 @@ LINEAR = ("TF-IDF", "linear probe of the text", "TF-IDF + features")
 of both encoders."""
 
 
-def study_options(description: str) -> ArgumentParser:
+def study_options(description: str, *, columns: str) -> ArgumentParser:
     """Options that all these commands have."""
     parser = ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("data", help="A folder of train, validation and test.parquet")
     parser.add_argument("out", type=Path)
     parser.add_argument("--image-encoder")
     parser.add_argument("--text-encoder")
+    parser.add_argument("--columns", default=columns)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--judge", choices=("held-out", "train"), default="held-out", help="train: for choosing")
     parser.add_argument("--options", default="{}", help="JSON of further options of `diptych train`, for every run")
@@ -77,8 +78,10 @@ class Study:
         how = self.encoders | {"label_column": column, "seed": seed} | quiet | options | self.options
         try:
             train(rows, folder, resume=True, **how)
-        except ValueError:  # it is of another cell, which was stopped
-            shutil.rmtree(folder)
+        except ValueError as error:
+            if "cannot go on" not in str(error):
+                raise
+            shutil.rmtree(folder)  # a run of another cell, which was stopped
             train(rows, folder, **how)
         return folder
 
@@ -93,7 +96,7 @@ class Study:
         return model, batches_once(dataset, Accelerator(), batch_size=128)
 
     def logits(self, folder: Path, rows: datasets.Dataset, column: str) -> tuple[Any, dict[str, Tensor]]:
-        """A run's model, and its raw logits of both modalities and of each, with weights, labels and what is there."""
+        """A run's model, and its raw logits of both modalities and of each, with labels and what is there."""
         model, batches = self.batches(folder, rows, column)
         return model, collect(model, batches, Accelerator(), each_half=True)
 

@@ -9,9 +9,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="diptych-tests-")
 os.environ["DIPTYCH_CACHE"] = tempfile.mkdtemp(prefix="diptych-tests-cache-")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of `pytest -n` share the CPUs
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,14 @@ DECOYS = (
 
 
 @contextlib.contextmanager
-def kept(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+def kept(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """A folder with files of these names, which are byte for byte what they were when it is left."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"of the user: {name}")
     yield folder
-    found = {name: (folder / name).read_text() if (folder / name).is_file() else None for name in names}
-    assert found == {name: f"of the user: {name}" for name in names}
+    found = {name: (folder / name).read_bytes() if (folder / name).is_file() else None for name in names}
+    assert found == {name: f"of the user: {name}".encode() for name in names}
 
 
 @pytest.fixture

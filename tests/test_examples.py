@@ -296,19 +296,27 @@ def test_a_study_takes_no_run_of_another_cell(three_splits, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     from study import Study, study_options
 
-    small = '{"epochs": 1, "architecture": {"hidden_size": 16, "fusion_heads": 2}}'
-    encoders = ("--image-encoder", str(SHIPPED_MODEL), "--text-encoder", str(SHIPPED_MODEL))
-    study = Study(study_options("runs").parse_args([str(three_splits), str(tmp_path), *encoders, "--options", small]))
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    given = ["--image-encoder", str(SHIPPED_MODEL), "--text-encoder", str(SHIPPED_MODEL)]
+    given += ["--options", '{"epochs": 2, "architecture": {"hidden_size": 16, "fusion_heads": 2}}']
+    study = Study(study_options("runs", columns="season").parse_args([str(three_splits), str(tmp_path), *given]))
     rows = study.train.select(range(40))
-    model = study.run("some", rows, "season", 0) / "model" / "model.safetensors"
-    first = model.stat().st_mtime_ns
-    study.run("some", rows, "season", 0)
-    assert model.stat().st_mtime_ns == first
-    for rows_, column, seed in ((rows, "label", 0), (rows, "label", 1), (rows.select(range(30)), "label", 1)):
-        before = model.stat().st_mtime_ns
-        record = json.loads((study.run("some", rows_, column, seed) / "run.json").read_text())
-        assert (record["state"], model.stat().st_mtime_ns > before) == ("done", True)
-    assert load_model(tmp_path / "runs" / "some")[0].config.labels == ["false", "true"]
+    with pytest.raises(KeyboardInterrupt):
+        study.run("some", rows, "season", 0, after_epoch=stop)
+    record = json.loads((study.run("some", rows, "label", 0) / "run.json").read_text())
+    assert (record["state"], record["rows"]["train"] + record["rows"]["validation"]) == ("done", 40)
+    model = tmp_path / "runs" / "some" / "model"
+    assert load_model(model)[0].config.labels == ["false", "true"]
+    written = (model / "model.safetensors").stat().st_mtime_ns
+    study.run("some", rows, "label", 0)
+    assert (model / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="batch_size"):
+        study.run("some", rows, "label", 0, batch_size=0)
+    assert (model / "model.safetensors").stat().st_mtime_ns == written
+    study.run("some", rows.select(range(30)), "label", 0)
+    assert (model / "model.safetensors").stat().st_mtime_ns > written
 
 
 @pytest.mark.slow

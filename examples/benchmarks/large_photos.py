@@ -9,8 +9,8 @@ taking turns; memory is what reading one photo adds to a fresh process's peak. N
 
 Labels are those of whole decoding against scaled decoding, all else equal. The shipped Scenes model knows what it
 sees: its pictures are drawn, then enlarged to 12 megapixels. The ResNet-18 that is timed has random weights, and a
-random head whose logits are centred and scaled over 32 photos, so that all classes occur: its labels mean nothing and
-lie as close as chance puts them, which makes their agreement the harder test.
+random head whose logits are centred and scaled over at most 32 photos, so that all classes occur: its labels mean
+nothing and lie as close as chance puts them, which makes their agreement the harder test.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def main() -> None:
     print(f"| reading one, peak | {memory[0]:.0f} MB | {memory[1]:.0f} MB | {memory[0] / memory[1]:.1f} times |")
     if not options.labels:
         return None
-    spread(resnet, photos(min(options.labels, 32)))
+    spread(resnet, photos(max(2, min(options.labels, 32))))
     for name, classifier, rows in (
         ("Scenes", scenes, drawings(options.labels)),
         ("random ResNet-18", resnet, ((file, TEXT, None) for file in photos(options.labels))),

@@ -60,7 +60,8 @@ class CsvRows(FileRows):
 
         with file.lines() as text:
             lines, behind = tee(chain(text, ended()))
-            reader = csv.reader(lines, delimiter=self._mark(file))
+            mark = self._mark(file)
+            reader = csv.reader(lines, delimiter=mark)
             while True:
                 row: Any = None
                 before = reader.line_num
@@ -76,18 +77,18 @@ class CsvRows(FileRows):
                 record = list(islice(behind, reader.line_num - before))
                 if ends is not None:
                     end += sum(map(file.length, record))
-                if len(record) > 1 and row is None and (over or not _is_strict(record, reader.dialect)):
-                    raise ValueError(_open_quote(file.path, before + 1, record))
+                if len(record) > 1 and row is None and (over or not _is_strict(record, mark)):
+                    raise ValueError(_open_quote(file.path, before + 1, record, mark))
                 if names is None and row is None:
                     if cells and not (len(record) == 1 and _SEPARATOR.match(record[0])):
                         names = self._header(file.path, cells)
                     continue
-                place = f"line {before + 1}" if len(record) == 1 else f"lines {before + 1} to {reader.line_num}"
-                escaped = len(record) == 1 and '\\"' in record[0] and not _is_strict(record, reader.dialect)
-                if escaped and row is None:
-                    row = UnreadableRow(f'{place} of {file.path} writes a quote as \\": write it twice, ""')
-                elif names is not None and len(cells) > len(names):
+                if names is not None and len(cells) > len(names):
+                    place = f"line {before + 1}" if len(record) == 1 else f"lines {before + 1} to {reader.line_num}"
                     row = UnreadableRow(f"{place} of {file.path}: {len(cells)} cells for {len(names)} columns")
+                odd = '\\"' in record[0] and (row is not None or not _is_strict(record, mark))
+                if odd and _escapes(record[0], mark):
+                    row = UnreadableRow(_escaped(file.path, before + 1))
                 if cells or row is not None:
                     if ends is not None:
                         ends.append(end)
@@ -134,17 +135,28 @@ def _cells(names: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
     return row if len(row) == len(names) else dict.fromkeys(names) | row
 
 
-def _is_strict(record: Sequence[str], dialect: Any) -> bool:
-    """Whether quotes in a record of several lines stand only where they open and close cells, or in pairs."""
+def _is_strict(record: Sequence[str], mark: str, escape: str | None = None) -> bool:
+    """Whether quotes in a record stand only where they open and close cells, or in pairs, or behind an `escape`."""
     try:
         with long_cells():
-            return len(list(csv.reader(record, delimiter=dialect.delimiter, strict=True))) == 1
+            return len(list(csv.reader(record, delimiter=mark, escapechar=escape, strict=True))) == 1
     except csv.Error:
         return False
 
 
-def _open_quote(path: Path, start: int, record: Sequence[str]) -> str:
+def _escapes(line: str, mark: str) -> bool:
+    """Whether a line is whole if backslashes make the quotes behind them part of the text, as Spark and MySQL do."""
+    return '\\"' in line and _is_strict([line], mark, "\\")
+
+
+def _escaped(path: Path, line: int) -> str:
+    return f'line {line} of {path} writes a quote as \\": write it twice, ""'
+
+
+def _open_quote(path: Path, start: int, record: Sequence[str], mark: str) -> str:
     """Words for a quote that is not closed, with the line where it was opened."""
+    if _escapes(record[0], mark):
+        return _escaped(path, start)
     opened, inside = start, False
     for number, line in enumerate(record, start):
         if line.count('"') % 2:

@@ -226,7 +226,8 @@ def _holds_predictions(file: Path) -> bool:
         names = _of_files([file], str(file), lambda line: None).names
     except ValueError:  # it will be said when it is read
         return False
-    return {"status", "reason", "label", "scores"} <= {*names}
+    ours = {"image_contribution", "image_weight"}  # the second of versions before 0.4
+    return {"status", "reason", "label", "scores"} <= {*names} and not ours.isdisjoint(names)
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:

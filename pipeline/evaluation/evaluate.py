@@ -36,7 +36,7 @@ from .metrics import best_thresholds, classification_metrics, multi_label_metric
 from .missing import Missing, take_away
 from .worth import by_class, measure_worth, worth_report
 
-Batches = Iterable[Mapping[str, Any]]
+_Batches = Iterable[Mapping[str, Any]]
 PROMISES = (0.9, 0.95)
 """Precisions that are marked on a coverage-accuracy curve."""
 
@@ -164,7 +164,7 @@ def trained_on(model: Any, dataset: PairDataset) -> int | None:
 @torch.inference_mode()
 def measure(
     model: Any,
-    batches: Batches,
+    batches: _Batches,
     accelerator: Accelerator,
     console: Console = SILENT,
     *,
@@ -231,7 +231,7 @@ def metrics_of_rows(
 
 @torch.inference_mode()
 def collect(
-    model: Any, batches: Batches, accelerator: Accelerator, console: Console = SILENT, *, each_half: bool = False
+    model: Any, batches: _Batches, accelerator: Accelerator, console: Console = SILENT, *, each_half: bool = False
 ) -> dict[str, Tensor]:
     """What a model gives for all rows, in their order, each once however many processes share them.
 
@@ -239,8 +239,8 @@ def collect(
 
     Returns:
         `both` (rows, classes), raw logits; with `each_half` also `text_only` and `image_only`, as if each row lacked
-        the other; `labels`; `present` (rows, 2), image first; `number` (rows,), of each row in its
-        table.
+        the other; `labels`; `present` (rows, 2), image first; `number`
+        (rows,), of each row in its table.
     """
     was_training = model.training
     model.eval()

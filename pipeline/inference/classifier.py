@@ -211,7 +211,7 @@ class ImageTextClassifier:
         """
         from .rank import rank
 
-        return rank(self.model, self.processor, image, text, texts, images, top)
+        return rank(self.model, self.processor, image=image, text=text, texts=texts, images=images, top=top)
 
     def explain(
         self,

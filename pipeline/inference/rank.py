@@ -35,11 +35,12 @@ class Ranked(TypedDict):
 def rank(
     model: DiptychModel,
     processor: DiptychProcessor,
-    image: Any,
-    text: str | None,
-    texts: Sequence[Any] | None,
-    images: Sequence[Any] | None,
-    top: int | None,
+    *,
+    image: Any = None,
+    text: str | None = None,
+    texts: Sequence[Any] | None = None,
+    images: Sequence[Any] | None = None,
+    top: int | None = None,
 ) -> list[Ranked]:
     """Rank `texts` for an `image`, or `images` for a `text`; of labels' names: classify zero-shot.
 

@@ -58,7 +58,7 @@ class StreamRows(TrainingRows):
 
     def _check_labels(self, own: bool, found: set[str]) -> None:
         kinds = len(found) + (self.multi_label and self.part.unlabelled > 0)
-        self.require_two(kinds, self.part.rows + (0 if own else self.held.rows))
+        self._require_two(kinds, self.part.rows + (0 if own else self.held.rows))
         unknown = sorted(set(self.held.labels) - set(self.names))
         if unknown:
             raise ValueError(
@@ -66,7 +66,7 @@ class StreamRows(TrainingRows):
                 f"train on, which have {len(self.names)}: {', '.join(self.names[:10])}"
             )
         if self.multi_label:
-            self.require_any(sum(self.held.labels.values()), self.held_table)
+            self._require_any(sum(self.held.labels.values()), self.held_table)
 
     def _is_held(self, row: int) -> bool:
         return draw_seed(self.config.seed, "held out", row) % _PARTS < self.config.validation_share * _PARTS

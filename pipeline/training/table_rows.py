@@ -34,7 +34,7 @@ class TableRows(TrainingRows):
             names = multi_label_names if self.multi_label else label_names
             self.names = names(self.table, str(self.columns.label))
             labels = self._read_labels(self.table)
-            self.require_two(len(set(labels)), len(labels))
+            self._require_two(len(set(labels)), len(labels))
         self.kept: list[int] | None = None
         self.held: list[int] | None = None
         self.labels, self.held_table, self.held_labels = labels, self.table, labels
@@ -50,7 +50,7 @@ class TableRows(TrainingRows):
             )
             self.source = f"a stratified {share:.0%}, seed {seed}"
         if self.multi_label:
-            self.require_any(sum(map(sum, _chosen(self.held_labels, self.held))), self.held_table)
+            self._require_any(sum(map(sum, _chosen(self.held_labels, self.held))), self.held_table)
 
     def _read_labels(self, table: Table) -> Any:
         return (multi_label_targets if self.multi_label else label_ids)(table, str(self.columns.label), self.names)

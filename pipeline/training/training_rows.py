@@ -26,7 +26,7 @@ class TrainingRows(ABC):
         columns: Which columns to read.
         config: How the run goes.
         labelled: Whether the run needs labels.
-        console: Shows how the rows to validate with are held out.
+        console: Shows how the rows to validate with are held out, and how far the pass over a stream has come.
 
     Attributes:
         names: The classes; none if the run needs no labels.
@@ -64,7 +64,7 @@ class TrainingRows(ABC):
 
     @abstractmethod
     def _texts(self) -> Sequence[str | None]:
-        """Texts to train on, of which some speak of sides if enough of all do."""
+        """As many texts as were looked at, of which those that speak of sides do so; they may be stand-ins."""
 
     def class_counts(self) -> Tensor:
         """How many rows to train on have each class, (classes,); of multi-label rows (2, classes), absence first."""
@@ -103,7 +103,7 @@ class TrainingRows(ABC):
     def _pairs(self, processor: DiptychProcessor, held: bool, **options: Any) -> Any:
         """The rows to train on, or those that are held out."""
 
-    def require_two(self, classes: int, rows: int) -> None:
+    def _require_two(self, classes: int, rows: int) -> None:
         """See that there is something to tell apart.
 
         Raises:
@@ -115,7 +115,7 @@ class TrainingRows(ABC):
                 "learned"
             )
 
-    def require_any(self, labels: int, table: Table) -> None:
+    def _require_any(self, labels: int, table: Table) -> None:
         """See that multi-label rows to validate with, of `table`, have a label at all.
 
         Raises:

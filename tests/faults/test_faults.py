@@ -97,7 +97,7 @@ def strike(scenario: Scenario, new: Callable[[], Path], kinds: tuple[int, ...], 
         if ALL:
             picks |= {1, calls, *rng.sample(range(1, calls + 1), min(calls, 50))}
         for place, at in enumerate(sorted(picks)):
-            for kind in kinds if ALL else (kinds[(number + place) % len(kinds)],):
+            for kind in kinds if ALL else (kinds[((number if both_ends else number // 2) + place) % len(kinds)],):
                 in_loading = quickly.calls[site] != calls
                 outcomes[one(scenario, new(), site, at, kind, expected, {*done}, models, in_loading)] += 1
     outcomes["sites"] = len(counted.calls)

@@ -70,7 +70,7 @@ def test_predictions_beside_the_data_are_not_joined_in(name, tmp_path):
     for split in ("train", "test"):
         pd.DataFrame(ROWS).to_csv(tmp_path / f"{split}.csv", index=False)
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    predictions = [{**row, "status": "ok", "reason": "", "scores": "{}"} for row in ROWS]
+    predictions = [{**row, "status": "ok", "reason": "", "scores": "{}", "image_contribution": 0.5} for row in ROWS]
     pd.DataFrame(predictions).to_csv(tmp_path / name, index=False)
     said: list[str] = []
     assert len(load_tables(tmp_path, say=said.append)["test"]) == len(ROWS)
@@ -78,6 +78,13 @@ def test_predictions_beside_the_data_are_not_joined_in(name, tmp_path):
 
 
 WHOLE = ({"info": {}, "annotations": ROWS}, {"version": "1.0", "data": ROWS}, {"schema": {"fields": []}, "data": ROWS})
+
+
+def test_a_table_with_columns_of_such_names_is_read(tmp_path):
+    rows = [{**row, "status": "new", "reason": "sale", "scores": 3} for row in ROWS]
+    for name in ("train-1.csv", "train-2.csv"):
+        pd.DataFrame(rows).to_csv(tmp_path / name, index=False)
+    assert len(load_tables(tmp_path, say=lambda line: None)["train"]) == 2 * len(ROWS)
 
 
 @pytest.mark.parametrize("whole", WHOLE)
@@ -123,13 +130,31 @@ def test_json_beside_images_is_of_them_and_no_table(place, indent, tmp_path):
         load_tables(tmp_path)
 
 
+ESCAPED = [
+    (r'0.png,"says \"hi\", twice"', None),
+    (r'1.png,"6\", red"', None),
+    (r'2.png,"ends \"so\""', None),
+    (r'3.png,"a path C:\"', "a path C:\\"),
+    (r"4.png,6\" long", '6\\" long'),
+    (r'5.png,"red" shirt 6\" long', 'red shirt 6\\" long'),
+    (r'6.png,"C:\photos\" ', "C:\\photos\\ "),
+    (r'7.png,"[""a \"" b""]"', '["a \\" b"]'),
+]
+"""Lines, and the text that a line has; None where only backslashes make it a line."""
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_quote_behind_a_backslash_makes_a_row_unreadable(again, tmp_path):
     """As Spark and MySQL write them: read as CSV, the text would lose its quotes, or be cut at the next comma."""
-    rows = [r'0.png,"says \"hi\", twice"', r'1.png,"a path C:\"', r"2.png,6\" long", r'3.png,"ends \"so\""']
-    (tmp_path / "t.csv").write_text("\n".join(["image,text", *rows]) + "\n")
-    found = CsvRows([tmp_path / "t.csv"])
-    read = [found[number] for number in range(4)] if again else list(found)
-    assert [isinstance(row, UnreadableRow) for row in read] == [True, False, False, True]
+    (tmp_path / "t.csv").write_text("\n".join(["image,text", *(line for line, _ in ESCAPED)]) + "\n")
+    rows = CsvRows([tmp_path / "t.csv"])
+    read = [rows[number] for number in range(len(ESCAPED))] if again else list(rows)
+    said = [None if isinstance(row, UnreadableRow) else row["text"] for row in read]
+    assert said == [text for _, text in ESCAPED]
     assert read[0].reason == f'line 2 of {tmp_path / "t.csv"} writes a quote as \\": write it twice, ""'
-    assert [row["text"] for row in read[1:3]] == ["a path C:\\", '6\\" long']
+
+
+def test_a_cell_that_ends_in_one_is_no_open_quote_but_says_what_it_is(tmp_path):
+    (tmp_path / "t.csv").write_text('image,text\n0.png,"screen 15\\""\n1.png,"red"\n')
+    with pytest.raises(ValueError, match=r'line 2 of .*t\.csv writes a quote as \\": write it twice, ""'):
+        list(CsvRows([tmp_path / "t.csv"]))

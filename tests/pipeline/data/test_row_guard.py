@@ -50,6 +50,8 @@ def test_classifying(failure, tiny):
     found = ImageTextClassifier(*tiny, device="cpu")(ROWS, batch_size=3)
     assert [(row["status"], row["reason"]) for row in found] == [("ok", ""), failure, ("ok", "")]
     assert found[1]["image_contribution"] == 0 != found[1]["text_contribution"]
+    (alone,) = ImageTextClassifier(*tiny, device="cpu")([{"text": ROWS[1]["text"]}])
+    assert found[1]["scores"] == pytest.approx(alone["scores"], abs=1e-5)
 
 
 def test_training(failure, tiny):
@@ -155,3 +157,5 @@ def test_a_text_that_the_tokenizer_refuses_in_classifying(refusal, where, tiny):
     assert [row["status"] for row in found] == ["text_unreadable" if n == where else "ok" for n in range(3)]
     assert (found[where]["status"], found[where]["reason"]) == refusal
     assert found[where]["text_contribution"] == 0 != found[where]["image_contribution"]
+    (alone,) = ImageTextClassifier(*tiny, device="cpu")([{"image": blue_at(where)[where]["image"]}])
+    assert found[where]["scores"] == pytest.approx(alone["scores"], abs=1e-5)

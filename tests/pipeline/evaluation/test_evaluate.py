@@ -1,4 +1,4 @@
-"""What evaluation says of both halves, of each alone, and of the modality weights."""
+"""What evaluation says of both halves and of each alone."""
 
 from __future__ import annotations
 

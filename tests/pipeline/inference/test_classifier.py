@@ -117,6 +117,7 @@ def test_a_bad_row_keeps_its_place_and_leaves_the_others_alone(classify, rows):
     close([*found[:2], *found[3:-1]], good)
     masked = found[2]
     assert masked["image_contribution"] == 0.0 != masked["text_contribution"]
+    assert masked["scores"] == pytest.approx(classify({"text": BAD["text"]})["scores"], abs=1e-5)
     assert masked["label"] is not None
     assert found[-1]["label"] is found[-1]["scores"] is found[-1]["image_contribution"] is None
 

@@ -34,7 +34,7 @@ def launch(*command, processes=2):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     found = subprocess.run(
-        list(map(str, [*start, *command])), capture_output=True, text=True, timeout=900, env=environment
+        list(map(str, [*start, *command])), capture_output=True, text=True, timeout=550, env=environment
     )
     assert found.returncode == 0, found.stderr[:6_000]
     return found.stdout

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..data.options import Reading
-from ..runtime.files import user_path
+from ..runtime.files import entries_below, user_path
 from .command import command, option
 from .options import BatchSize, Split
 from .terminal import Show
@@ -38,7 +38,7 @@ def images_of(sources: Sequence[str]) -> list[str]:
     from ..data.image_source import IMAGE_SUFFIXES
 
     def images(folder: Path) -> list[str]:
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(file for file in entries_below(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
         return [str(file) for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
 
     return _opened(sources, Path.is_dir, images, "images to rank: give --images, a file or a folder of them")

@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 
-from ..runtime.files import user_path
+from ..runtime.files import entries_below, reason, user_path
 from .csv_rows import CsvRows
 from .dataset_rows import DatasetRows, FetchedRows, PassingRows
 from .image_source import ARCHIVES, IMAGE_SUFFIXES
@@ -177,7 +177,7 @@ def _rows_of(data: Any, name: str) -> Rows:
 
 def _load_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
     """A folder of tables: one for each split, by the name of the file or of the folder it is in."""
-    entries = [entry for pattern in ("*", "*/*") for entry in path.glob(pattern)]
+    entries = _entries(path, say, depth=2)
     images = {entry.with_suffix("") for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES}
     inside = [file for file in entries if file.suffix.lower() in FORMATS]
     inside = [file for file in inside if file.suffix.lower() != ".json" or file.with_suffix("") not in images]
@@ -215,6 +215,19 @@ def _load_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
     return {split: replace(table, root=path.resolve()) for split, table in tables.items()}
 
 
+def _entries(path: Path, say: Callable[[str], None], depth: int | None = None) -> list[Path]:
+    """What is in a folder and below it; a line for each folder below that cannot be listed, such as lost+found."""
+
+    def closed(folder: Path, error: OSError) -> None:
+        if (depth or folder.parent != path) and not _is_hidden(folder, path):  # of those at the top it has been said
+            say(f"left out, as it cannot be read ({reason(error)}): {folder.relative_to(path)}")
+
+    try:
+        return list(entries_below(path, closed, depth=depth))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({reason(error)})") from error
+
+
 def _series(file: Path) -> tuple[str, Path, str]:
     """What files of one numbered series have in common."""
     return re.sub("[0-9]+", "", file.stem), file.parent, file.suffix
@@ -245,7 +258,8 @@ def _image_folder(path: Path, say: Callable[[str], None]) -> dict[str, Table]:
 
     Beside `a.jpg` may stand its text in `a.txt`, its class in `a.cls`, and any fields in `a.json`.
     """
-    images = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(f, path))
+    below = _entries(path, say)
+    images = sorted(f for f in below if f.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(f, path))
     parts: dict[str, list[dict[str, Any]]] = {}
     for image in images:
         inner = list(image.relative_to(path).parts[:-1])

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import Lock, digest, reason, to_disk, user_path
+from .files import Lock, digest, entries_below, reason, to_disk, user_path
 from .version import __version__
 
 MARK = ".diptych.json"
@@ -237,11 +237,15 @@ def _enter(space: Path, path: Path, *, wait: bool) -> Lock:
 
 
 def _leave(space: Path, path: Path, lock: Lock) -> None:
+    """Take the folder away, whose mark goes last: without it, what is left there would be of nobody."""
     try:
-        with contextlib.suppress(OSError):
-            _undo(space, path)
-            (space / MARK).unlink()
-            space.rmdir()
+        for _ in range(2):  # an error that passes leaves nothing
+            with contextlib.suppress(OSError):
+                _undo(space, path)
+                if {entry.name for entry in space.iterdir()} <= {MARK}:
+                    (space / MARK).unlink(missing_ok=True)
+                    space.rmdir()
+                    break
     finally:
         lock.release()
 
@@ -261,7 +265,7 @@ def _put(new: Path, path: Path, old: Path, *, ours: bool) -> None:
         new.replace(path)
     else:
         _seal(new, path, ours=ours)
-        for entry in (*new.rglob("*"), new):
+        for entry in (*entries_below(new), new):
             to_disk(entry)
         if path.exists():
             path.rename(old)
@@ -273,7 +277,7 @@ def _put(new: Path, path: Path, old: Path, *, ours: bool) -> None:
 
 def _seal(new: Path, path: Path, *, ours: bool) -> None:
     """Mark a folder with what is in it; see that in its place there is nothing of others by the same names."""
-    names = sorted(str(file.relative_to(new)) for file in new.rglob("*") if file.is_file() and file != new / MARK)
+    names = [str(file.relative_to(new)) for file in entries_below(new) if file.is_file() and file != new / MARK]
     clash = [name for name in names if files_of(path) is None and os.path.lexists(path / name)]
     if clash and not ours:
         raise ValueError(f"{path} holds {clash[0]}, which diptych did not write: move it, or choose another folder")

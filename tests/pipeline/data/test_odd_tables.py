@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -158,3 +159,36 @@ def test_a_cell_that_ends_in_one_is_no_open_quote_but_says_what_it_is(tmp_path):
     (tmp_path / "t.csv").write_text('image,text\n0.png,"screen 15\\""\n1.png,"red"\n')
     with pytest.raises(ValueError, match=r'line 2 of .*t\.csv writes a quote as \\": write it twice, ""'):
         list(CsvRows([tmp_path / "t.csv"]))
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Folders called `closed` cannot be listed, whoever asks."""
+    listed = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+
+
+@pytest.mark.parametrize("place", ["closed", "red/closed"])
+def test_a_folder_that_cannot_be_listed_is_left_out_with_a_word(place, closed, tmp_path):
+    (tmp_path / place).mkdir(parents=True)
+    picture("red").save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a red shirt")
+    said: list[str] = []
+    assert len(load_tables(tmp_path, say=said.append)["train"]) == 1
+    assert said.count(f"left out, as it cannot be read (Permission denied): {place}") == 1
+    pd.DataFrame(ROWS).to_csv(tmp_path / "train.csv", index=False)
+    said.clear()
+    assert len(load_tables(tmp_path, say=said.append)["train"]) == len(ROWS)
+    assert sum(line.startswith("left out, as it cannot") for line in said) == (place == "closed")
+
+
+def test_a_folder_of_data_that_cannot_be_listed_is_said(closed, tmp_path):
+    (tmp_path / "closed").mkdir()
+    with pytest.raises(ValueError, match=r"closed cannot be read \(Permission denied\)"):
+        load_tables(tmp_path / "closed")

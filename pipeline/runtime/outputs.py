@@ -241,11 +241,12 @@ def _leave(space: Path, path: Path, lock: Lock) -> None:
     try:
         for _ in range(2):  # an error that passes leaves nothing
             with contextlib.suppress(OSError):
-                _undo(space, path)
-                if {entry.name for entry in space.iterdir()} <= {MARK}:
-                    (space / MARK).unlink(missing_ok=True)
-                    space.rmdir()
-                    break
+                if lock.is_of_path():  # else the mark is gone, and the next one may have the folder already
+                    _undo(space, path)
+                    if {entry.name for entry in space.iterdir()} <= {MARK}:
+                        (space / MARK).unlink()
+                space.rmdir()
+                break
     finally:
         lock.release()
 

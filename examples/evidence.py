@@ -173,7 +173,7 @@ def print_table(results: Results) -> None:
     cells = sorted({(line["seed"], line["column"]) for line in results.lines})
     names = list(dict.fromkeys(n for line in results.lines for n in line if n not in ("column", "test", "seed", "cpu")))
     print("| | " + " | ".join(f"{column}, seed {seed}" for seed, column in cells) + " |\n|" + "---|" * (len(cells) + 1))
-    for name in sorted(names, key=lambda name: name[: name.find(":")]):
+    for name in sorted(names, key=lambda name: name[0]):
         found = {(line["seed"], line["column"]): line[name] for line in results.lines if name in line}
         print(f"| {name} | " + " | ".join(f"{found[cell]:.3f}" if cell in found else "-" for cell in cells) + " |")
 

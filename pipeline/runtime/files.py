@@ -82,9 +82,10 @@ def entries_below(
     """
     for entry in sorted(folder.iterdir()):
         yield entry
-        if entry.is_dir() and (depth or 2) > 1 and (depth or not entry.is_symlink()):
+        deeper = not entry.is_symlink() if depth is None else depth > 1
+        if deeper and entry.is_dir():
             try:
-                yield from entries_below(entry, closed, depth=depth and depth - 1)
+                yield from entries_below(entry, closed, depth=None if depth is None else depth - 1)
             except OSError as error:
                 if closed is None:
                     raise

@@ -297,3 +297,21 @@ def test_many_processes_that_write_one_file_take_turns(tmp_path):
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
     assert (tmp_path / "out.json").read_text() in "0123"
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.parametrize("failing", ["unlink", "rmdir"])
+def test_an_error_that_passes_at_the_end_of_a_write_leaves_nothing(failing, place, monkeypatch):
+    write(place / "model", a="old")
+    original, left = getattr(Path, failing), [1]
+
+    def once(path, *arguments, **options):
+        if left and (path.name == "old" or path.parent.name == ".model.diptych"):
+            left.pop()
+            raise OSError(errno.EIO, "Input/output error")
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, failing, once)
+    write(place / "model", a="new")
+    assert not left
+    assert (place / "model" / "a").read_text() == "new"
+    assert not (place / ".model.diptych").exists()

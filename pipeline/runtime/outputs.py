@@ -171,6 +171,14 @@ def facts_of(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "blake2b": digest([file])}
 
 
+def adopt(folder: Path, manifest: str) -> None:
+    """Mark a folder of an earlier version as ours, if its file `manifest` holds size and hash of what is in it."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        files = dict(json.loads((folder / manifest).read_text(encoding="utf-8")))
+        if files and all(facts_of(folder / name) == facts for name, facts in files.items()):
+            _mark(folder, files | {manifest: facts_of(folder / manifest)})
+
+
 def remove(folder: Path) -> bool:
     """Remove a folder that we wrote, but for what others have put into it; whether anything was removed."""
     files = files_of(folder)

@@ -23,8 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..runtime.files import megabytes, reason
-from ..runtime.outputs import beside, damage_of, files_of, remove, remove_leftovers
+from ..runtime.outputs import adopt, beside, damage_of, files_of, remove, remove_leftovers
 from ..runtime.record import require_same
+
+EARLIER_MARK = "manifest.json"
+"""In a checkpoint of a version before 0.4: size and hash of each of its files."""
 
 
 @dataclass
@@ -228,8 +231,16 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     return sorted(ours, key=lambda path: int(path.name))
 
 
+def earlier_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder` that a version before 0.4 wrote: they carry no mark, but a list of their files."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in paths if p.name.isdigit() and files_of(p) is None and (p / EARLIER_MARK).is_file())
+
+
 def remove_checkpoints(folder: Path) -> int:
     """Remove all checkpoints in `folder`, and the folder if nothing else is in it; how many there were."""
+    for path in earlier_checkpoints(folder):
+        adopt(path, EARLIER_MARK)
     paths = checkpoint_folders(folder)
     for path in paths:
         remove(path)

@@ -13,12 +13,16 @@ from ..model.processor import DiptychProcessor
 from ..runtime.console import Console
 from ..runtime.files import Lock
 from ..runtime.outputs import files_of, remove, remove_leftovers, restore
-from .checkpoints import checkpoint_folders, remove_checkpoints
+from ..runtime.version import __version__
+from .checkpoints import checkpoint_folders, earlier_checkpoints, remove_checkpoints
 from .config import TrainConfig
 from .run_folder import RunFolder
 
 FREE = {"workers", "checkpoint_steps", "checkpoint_minutes", "keep", "skip_nonfinite", "tracker", "cache_dir"}
 """Options that a run may go on with otherwise than it began."""
+
+EARLIER = ("0.1.", "0.2.", "0.3.")
+"""Versions whose runs cannot be resumed: their checkpoints hold another network, and carry no mark."""
 
 
 def identity_of(
@@ -61,15 +65,23 @@ def may_begin(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
         foreign.append(model)
     if foreign:
         raise ValueError(f"{foreign[0]} is not of a run of diptych and would be replaced: choose another --out")
-    if resume or overwrite:
+    if overwrite:
         return
     checkpoints = checkpoint_folders(folder.checkpoints)
+    earlier = earlier_checkpoints(folder.checkpoints)
+    if resume:
+        if earlier or str(record.get("diptych")).startswith(EARLIER):
+            raise ValueError(
+                f"{folder} holds a run of diptych {record.get('diptych', 'before 0.4')}, which {__version__} cannot "
+                "resume: start from its model with --model and another --out, or replace the run with --overwrite"
+            )
+        return
     if checkpoints and record.get("state") != "done":
         raise ValueError(
             f"{folder} holds a run that is not done, saved at step {int(checkpoints[-1].name)}: go on with --resume, "
             "choose another --out, or replace it with --overwrite"
         )
-    if record.get("state") == "done" or files_of(model) is not None:
+    if record.get("state") == "done" or (model.is_dir() and any(model.iterdir())) or earlier:
         raise ValueError(f"{folder} holds a run already: give --overwrite to replace it, or choose another --out")
 
 

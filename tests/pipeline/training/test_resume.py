@@ -7,7 +7,7 @@ import json
 import pytest
 from diptych import load_model
 from diptych.pipeline.runtime.files import Lock
-from diptych.pipeline.runtime.outputs import MARK
+from diptych.pipeline.runtime.outputs import MARK, facts_of
 
 from ...conftest import kept
 from .test_train import run
@@ -56,6 +56,56 @@ def test_what_a_run_would_replace_and_is_not_of_one_is_named(few, text_folder, p
     with pytest.raises(ValueError, match=r"(run.json|model) is not of a run of diptych and would be replaced: choose"):
         run(few, project, text_folder, **SHORT, **options)
     assert snapshot(project) == before
+
+
+@pytest.fixture
+def run_of_03(few, text_folder, tmp_path):
+    """An unfinished run as 0.3 left it: no marks, a list of its files in each checkpoint."""
+    folder = tmp_path / "earlier"
+    run(few, folder, text_folder, **SHORT)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"diptych": "0.3.0", "state": "running"}))
+    (folder / "model" / MARK).unlink()
+    checkpoint = folder / "checkpoints" / "00000002"
+    checkpoint.mkdir(parents=True)
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        (checkpoint / name).write_bytes(name.encode())
+    files = {path.name: facts_of(path) for path in checkpoint.iterdir()}
+    (checkpoint / "manifest.json").write_text(json.dumps(files))
+    return folder
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted", "done"])
+def test_a_run_of_an_earlier_version_is_refused_before_anything_of_it_is_lost(run_of_03, few, text_folder, state):
+    record = json.loads((run_of_03 / "run.json").read_text())
+    (run_of_03 / "run.json").write_text(json.dumps(record | {"state": state}))
+    before = snapshot(run_of_03)
+    with pytest.raises(
+        ValueError, match=r"earlier holds a run of diptych 0.3.0, which .* cannot resume: start from its"
+    ):
+        run(few, run_of_03, text_folder, **SHORT, resume=True)
+    with pytest.raises(ValueError, match="earlier holds a run already: give --overwrite to replace it"):
+        run(few, run_of_03, text_folder, **SHORT)
+    assert snapshot(run_of_03) == before
+
+
+@pytest.mark.parametrize("lost", ["run.json", "checkpoints/00000002/manifest.json", "checkpoints/00000002/state.json"])
+def test_what_is_left_of_an_earlier_versions_run_is_not_taken_for_nothing(run_of_03, few, text_folder, lost):
+    (run_of_03 / lost).unlink()
+    before = snapshot(run_of_03)
+    for options in ({}, {"resume": True}):
+        with pytest.raises(ValueError, match=r"earlier(/model)? (holds a run|is not of a run)"):
+            run(few, run_of_03, text_folder, **SHORT, **options)
+    assert snapshot(run_of_03) == before
+
+
+def test_a_run_of_an_earlier_version_is_replaced_on_request_checkpoints_included(run_of_03, few, text_folder):
+    notes = run_of_03 / "checkpoints" / "00000002" / "notes.txt"
+    notes.write_text("of the user")
+    run(few, run_of_03, text_folder, **SHORT, overwrite=True)
+    assert json.loads((run_of_03 / "run.json").read_text())["state"] == "done"
+    assert [path for path in (run_of_03 / "checkpoints").rglob("*") if path.is_file()] == [notes]
+    load_model(run_of_03)
 
 
 def test_data_that_cannot_be_used_leaves_the_earlier_run(few, text_folder, project):

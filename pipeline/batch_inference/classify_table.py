@@ -34,7 +34,6 @@ from ..runtime.outputs import beside, keep_part, see_that_it_is_new
 from ..runtime.signals import Interrupted, StopSignals
 from .identity import FileStamps, changed_images, identity_of, names_files, see_that_data_stays, states_of
 from .parts import Parts
-from .row_cursor import RowCursor, write_parts
 from .team import Team
 
 
@@ -296,10 +295,8 @@ def _write_share(
                     f"{job.table.name}, row {number}: {reason}; whole parts of the rows before it are in {parts.folder}"
                 ) from error
 
-        pieces = RowCursor(job.table.rows, lambda row: wanted(row // parts.rows))
-        return write_parts(
-            parts,
-            pieces,
+        return parts.write_wanted(
+            job.table.rows.only(lambda row: wanted(row // parts.rows)),
             predict,
             wanted=wanted,
             check=check,

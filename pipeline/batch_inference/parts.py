@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,37 @@ class Parts:
                 "--resume"
             ) from error
         return counts.total()
+
+    def write_wanted(
+        self,
+        rows: Iterable[Any],
+        predict: Callable[[int, Iterator[Any]], Iterable[Mapping[str, Any]]],
+        *,
+        wanted: Callable[[int], bool],
+        check: Callable[[], None],
+        **options: Any,
+    ) -> int:
+        """Write those parts that are wanted; how many rows the table has.
+
+        Args:
+            rows: All of the table; what stands for those of parts that are not wanted is passed over.
+            predict: From the number of the first row and rows to rows of output.
+            wanted: Whether a part is to be written, by its number.
+            check: Called before each part, to raise if all is to stop.
+            options: As of `write`.
+        """
+        rows = iter(rows)
+        for part in count():
+            check()
+            piece = islice(rows, self.rows)
+            ahead = list(islice(piece, 1))  # there is no part without rows
+            if ahead and wanted(part):
+                found = self.write(part, predict(part * self.rows, chain(ahead, piece)), **options)
+            else:
+                found = len(ahead) + sum(1 for _ in piece)
+            if found < self.rows:
+                return part * self.rows + found
+        raise AssertionError
 
     def all_counts(self, rows: int) -> Counter[str]:
         """The rows of all parts by status.

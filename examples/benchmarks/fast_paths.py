@@ -17,7 +17,8 @@ import torch
 from diptych import ImageTextClassifier
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.inference.encoding import InferenceEncoders
-from diptych.pipeline.inference.fast_path import WARM_UP, Fast, use_fast_path
+from diptych.pipeline.inference.fast_path import WARM_UP, use_fast_path
+from diptych.pipeline.inference.options import Fast
 from measuring import conditions, seconds
 
 PATHS = {"int8": Fast(int8=True, min_agreement=0), "bf16": Fast(dtype="bf16", min_agreement=0)} | {

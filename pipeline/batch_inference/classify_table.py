@@ -25,16 +25,16 @@ from ..data.splits import pick_split
 from ..data.tables import Table, load_tables, read_json_lines, readable
 from ..data.writer import RowWriter, types_of_features, types_of_rows
 from ..inference.classifier import ImageTextClassifier
-from ..inference.fast_path import Fast, use_fast_path
-from ..inference.options import ClassifyOptions
+from ..inference.fast_path import use_fast_path
+from ..inference.options import ClassifyOptions, Fast
 from ..inference.predictions import COLUMNS, output_row
-from ..runtime.files import reason, user_path
+from ..runtime.console import SILENT
+from ..runtime.files import user_path, writing_to
 from ..runtime.options import sort_options
 from ..runtime.outputs import beside, keep_part, see_that_it_is_new
 from ..runtime.signals import Interrupted, StopSignals
 from .identity import FileStamps, changed_images, identity_of, names_files, see_that_data_stays, states_of
 from .parts import Parts
-from .row_cursor import RowCursor, write_parts
 from .team import Team
 
 
@@ -62,7 +62,6 @@ def classify_table(
         out: A .csv, .jsonl or .parquet file; a folder, of parts, if it is one, ends with a slash or
             has no suffix; `-` for JSON lines to standard output.
         model: A run's folder, a model's folder or a Hub id.
-        split: Which split, if the data has several.
         fast: A faster way to run the encoders, compared with the usual one on the first rows before anything is
             written.
         part_rows: Rows of each part of a folder, and of what several processes share.
@@ -87,7 +86,7 @@ def classify_table(
     team = Team(state)
     aloud = say  # for what one process alone knows
     if not team.main:
-        say, quiet = _silence, True
+        say, quiet = SILENT.print, True
 
     def ready() -> tuple[_Job, Parts | None]:
         if resume and overwrite:
@@ -109,7 +108,7 @@ def classify_table(
         if fast is not None:
             rows = partial(readable, table.rows, table.name)
             use_fast_path(classifier, fast, rows, columns, table.folder, batch_size=chosen.batch_size, say=say)
-        return _Job(table, columns, classifier, chosen, _is_stream(data), fast), parts
+        return _Job(table, columns, classifier, chosen, _is_stream(data)), parts
 
     job, parts = team.all_or_none(ready)
     if parts is None:
@@ -150,7 +149,6 @@ class _Job:
     classifier: ImageTextClassifier
     options: ClassifyOptions
     prompt: bool
-    fast: Fast | None
 
     def predictions(self, rows: Iterator[Any]) -> Iterator[dict[str, Any]]:
         return self.classifier.table_stream(
@@ -175,20 +173,17 @@ def _into_file(job: _Job, out: str, *, overwrite: bool, quiet: bool) -> Counter[
     if out == "-":
         return _write_rows(job, out, out, StopSignals(), quiet=True)
     path = user_path(out)
-    try:
-        with beside(path, replace=overwrite) as new, StopSignals() as signals:
-            try:
-                return _write_rows(job, new, out, signals, quiet=quiet)
-            except (Exception, KeyboardInterrupt) as error:
-                kept = None if isinstance(error.__cause__, OSError) else keep_part(new, path)
-                left = f"the rows before it are in {kept}" if kept else "no row was written"
-                if isinstance(error, Interrupted):
-                    raise Interrupted(f"{error}; {left}", error.code) from None
-                if isinstance(error, ValueError):
-                    raise (BadRow if isinstance(error, BadRow) else ValueError)(f"{error}; {left}") from error
-                raise
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written to ({reason(error)}); choose another --out") from error
+    with writing_to(out), beside(path, replace=overwrite) as new, StopSignals() as signals:
+        try:
+            return _write_rows(job, new, out, signals, quiet=quiet)
+        except (Exception, KeyboardInterrupt) as error:
+            kept = None if isinstance(error.__cause__, OSError) else keep_part(new, path)
+            left = f"the rows before it are in {kept}" if kept else "no row was written"
+            if isinstance(error, Interrupted):
+                raise Interrupted(f"{error}; {left}", error.code) from None
+            if isinstance(error, ValueError):
+                raise (BadRow if isinstance(error, BadRow) else ValueError)(f"{error}; {left}") from error
+            raise
 
 
 def _write_rows(job: _Job, file: Path | str, name: str, signals: StopSignals, *, quiet: bool) -> Counter[str]:
@@ -296,10 +291,8 @@ def _write_share(
                     f"{job.table.name}, row {number}: {reason}; whole parts of the rows before it are in {parts.folder}"
                 ) from error
 
-        pieces = RowCursor(job.table.rows, lambda row: wanted(row // parts.rows))
-        return write_parts(
-            parts,
-            pieces,
+        return parts.write_wanted(
+            job.table.rows.only(lambda row: wanted(row // parts.rows)),
             predict,
             wanted=wanted,
             check=check,
@@ -355,7 +348,3 @@ def _column_types(table: Table, requested: list[str], *, every: bool) -> dict[st
     nothing: Any = dict.fromkeys(columns)
     rows = islice(table.rows, None if every and not isinstance(table.rows, CsvRows) else 1000)  # CSV is text anyway
     return types_of_rows(output_row(row, nothing) for row in rows)
-
-
-def _silence(line: str) -> None:
-    """For all processes but the main one."""

@@ -53,7 +53,6 @@ class FileStamps:
     contents, and no file is read for it.
 
     Args:
-        columns: Of the rows.
         folder: Where relative paths start.
     """
 
@@ -93,7 +92,6 @@ def changed_images(table: Table, columns: Columns, facts: Mapping[int, dict[str,
 
     Args:
         table: The rows of all parts.
-        columns: Which were read.
         facts: What was written of each part that is looked at.
         part_rows: Rows of each part.
     """
@@ -117,7 +115,6 @@ def see_that_data_stays(data: Any, out: str, folder: Path | None) -> None:
     """See that nothing is written over the data, or into it.
 
     Args:
-        data: As it was given.
         out: Where the output goes, as it was given.
         folder: That its parts go to, if any.
 

@@ -41,8 +41,8 @@ def read_facts(part: Path) -> dict[str, Any]:
         return {}
 
 
-def damage_of_part(part: Path, facts: dict[str, Any]) -> str | None:
-    """What is wrong with a part of which `facts` were written; None if it is whole.
+def damage_of_part(part: Path, facts: dict[str, Any], rows: int | None = None) -> str | None:
+    """What is wrong with a part of which `facts` were written, and that is to have so many rows; None if it is whole.
 
     Raises:
         ValueError: It is there and cannot be read now, which says nothing of what is in it.
@@ -53,7 +53,9 @@ def damage_of_part(part: Path, facts: dict[str, Any]) -> str | None:
         return "it is not there"
     except OSError as error:
         raise ValueError(f"{part} cannot be read ({reason(error)}); nothing was changed") from error
-    return None if whole else "it is not what was written"
+    if not whole:
+        return "it is not what was written"
+    return None if rows in (None, facts["rows"]) else f"it has {facts['rows']} rows, not {rows}"
 
 
 def join(parts: list[Path], file: Path) -> None:

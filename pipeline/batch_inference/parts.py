@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 from ..data.writer import FORMATS, RowWriter
-from ..runtime.files import Lock, reason, user_path
+from ..runtime.files import Lock, reason, user_path, writing_to
 from ..runtime.outputs import beside, remove_leftovers, see_that_it_is_new
 from ..runtime.record import read_record, require_same, write_record
 from .part_files import damage_of_part, facts_file, join, read_facts, write_facts
@@ -50,7 +51,6 @@ class Parts:
 
         Args:
             out: A folder if it is one, ends with a slash or has no suffix; else a file.
-            rows: Of each part.
             always: Write a file in parts as well: they are hidden beside it and joined in the end.
 
         Raises:
@@ -156,13 +156,12 @@ class Parts:
         self.close()
         self.may_begin(resume=resume, overwrite=overwrite)
         existed = self.folder.is_dir()
-        try:
+        with writing_to(self.out):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = Lock(self.folder)
-        except BlockingIOError as error:
-            raise ValueError(f"another run is writing {self.out}: wait for it, or choose another --out") from error
-        except OSError as error:
-            raise ValueError(f"{self.out} cannot be written to ({reason(error)}); choose another --out") from error
+            try:
+                self._lock = Lock(self.folder)
+            except BlockingIOError as error:
+                raise ValueError(f"another run is writing {self.out}: wait for it, or choose another --out") from error
         try:
             return self._begin(identity, resume=resume, overwrite=overwrite, say=say)
         except ValueError:
@@ -191,7 +190,7 @@ class Parts:
             return record | {"state": "done"}
         if resume:
             say(f"resuming: {len(left)} parts are there" if left else f"no parts in {self.folder}: starting from row 0")
-        try:
+        with writing_to(self.out):
             if not resume and left:
                 say(f"replacing the earlier predictions in {self.out}: {len(left)} parts removed")
                 self.remove(left)
@@ -206,8 +205,6 @@ class Parts:
                 "files": record.get("files", {}) if resume else {},
             }
             write_record(self.folder, self._record, RECORD)
-        except OSError as error:
-            raise ValueError(f"{self.out} cannot be written to ({reason(error)}); choose another --out") from error
         return self._record
 
     def whole(self, mine: Callable[[int], bool], say: Callable[[str], None]) -> set[int]:
@@ -219,10 +216,7 @@ class Parts:
         numbers = self.numbers()
         whole = set()
         for part in filter(mine, numbers):
-            facts = self.facts(part)
-            damage = damage_of_part(self.path(part), facts)
-            if damage is None and facts["rows"] != self.rows and part != numbers[-1]:
-                damage = f"it has {facts['rows']} rows, not {self.rows}"
+            damage = damage_of_part(self.path(part), self.facts(part), None if part == numbers[-1] else self.rows)
             if damage is not None:
                 say(f"removing {self.path(part)}, to compute it again: {damage}")
                 self.remove([part])
@@ -240,7 +234,6 @@ class Parts:
         """Write one part beside its place and put it there when it is whole.
 
         Args:
-            part: Its number.
             rows: With a `row` of their own, which is numbered anew here.
             more: What else is to be known of the part, once its rows are written.
             options: For the `RowWriter`.
@@ -272,6 +265,37 @@ class Parts:
             ) from error
         return counts.total()
 
+    def write_wanted(
+        self,
+        rows: Iterable[Any],
+        predict: Callable[[int, Iterator[Any]], Iterable[Mapping[str, Any]]],
+        *,
+        wanted: Callable[[int], bool],
+        check: Callable[[], None],
+        **options: Any,
+    ) -> int:
+        """Write those parts that are wanted; how many rows the table has.
+
+        Args:
+            rows: All of the table; what stands for those of parts that are not wanted is passed over.
+            predict: From the number of the first row and rows to rows of output.
+            wanted: Whether a part is to be written, by its number.
+            check: Called before each part, to raise if all is to stop.
+            options: As of `write`.
+        """
+        rows = iter(rows)
+        for part in count():
+            check()
+            piece = islice(rows, self.rows)
+            ahead = list(islice(piece, 1))  # there is no part without rows
+            if ahead and wanted(part):
+                found = self.write(part, predict(part * self.rows, chain(ahead, piece)), **options)
+            else:
+                found = len(ahead) + sum(1 for _ in piece)
+            if found < self.rows:
+                return part * self.rows + found
+        raise AssertionError
+
     def all_counts(self, rows: int) -> Counter[str]:
         """The rows of all parts by status.
 
@@ -281,10 +305,7 @@ class Parts:
         total: Counter[str] = Counter()
         for part in range(-(-rows // self.rows)):
             here, path, facts = min(self.rows, rows - part * self.rows), self.path(part), self.facts(part)
-            damage = damage_of_part(path, facts)
-            if damage is None and facts["rows"] != here:
-                damage = f"it has {facts['rows']} rows, not {here}"
-            if damage is not None:
+            if damage := damage_of_part(path, facts, here):
                 raise ValueError(f"{path} is not whole: {damage}; resume with --resume")
             total += Counter(facts["counts"])
         more = [self.path(part) for part in self.numbers() if part * self.rows >= rows]

@@ -25,9 +25,6 @@ class Team:
 
     At the start they talk by collectives. From then on one may compute for hours where another is done, longer than
     any collective waits, and they talk by files in a folder that all of them see.
-
-    Args:
-        state: Of the processes.
     """
 
     def __init__(self, state: PartialState) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
+from ..data.content import words_id
 from ..data.image_source import BadImage, find_image
 from ..data.labels import class_names, is_multi_label
 from ..data.options import OptionNeeded, Reading
@@ -22,11 +22,12 @@ from ..data.rows import STATUSES, Columns, read_text
 from ..data.splits import pick_split
 from ..data.tables import Table
 from ..data.writer import RowWriter
+from ..runtime.console import Console
 from ..runtime.files import user_path
 from ..runtime.options import sort_options
 from ..runtime.outputs import beside
 from .findings import ERRORS, WARNINGS, Checked, Finding, findings, in_order
-from .scan import CountTokens, frame_of, label_code, scan, text_hash, together
+from .scan import CountTokens, frame_of, label_code, scan, together
 
 KEPT_BAD_ROWS = 1000
 """Bad rows of a split that stay in memory; a file takes all."""
@@ -54,7 +55,6 @@ def check(
             it they are counted in words.
         max_length: Longest text in tokens, as for training.
         out: A .csv, .jsonl or .parquet file for the bad rows, all of them.
-        overwrite: Replace what is there.
         quiet: Show no progress bar.
         **reading: Fields of `Reading`, such as `label_column`; data without labels can be checked for classifying.
 
@@ -81,6 +81,7 @@ def check(
     vocabulary: dict[Any, int] = {}
     bad_rows: list[dict[str, Any]] = []
     parts: dict[str, pd.DataFrame] = {}
+    console = Console(bars=not quiet)
     multi_label = columns.label is not None and is_multi_label(read.table, columns.label)
     with ExitStack() as stack:
         writer = None
@@ -95,7 +96,7 @@ def check(
                 on_bad_row=_recorder(name, bad_rows, writer),
                 multi_label=multi_label,
                 count_tokens=count_tokens,
-                progress=partial(_progress, name, table, quiet),
+                progress=partial(console.progress, desc=f"check {name}", total=table.rows.size(), unit="row"),
             )
     limit = None if count_tokens is None else max_length
     absent = {name: _absent(table, columns) for name, table in tables.items()}
@@ -178,11 +179,7 @@ def _tokenizer(text_encoder: str, max_length: int) -> tuple[CountTokens, int]:
 
 
 def _beside(out: str | Path, data: Any) -> Path:
-    """The file for the bad rows, where it does not become a part of the data.
-
-    Raises:
-        ValueError: It would.
-    """
+    """The file for the bad rows; a `ValueError` if it would become a part of the data."""
     path = user_path(out)
     if str(out) == "-":
         raise ValueError("--out is '-'; give a file: what is printed is the report")
@@ -213,19 +210,12 @@ def _recorder(split: str, kept: list[dict[str, Any]], writer: RowWriter | None) 
     return record
 
 
-def _progress(split: str, table: Table, quiet: bool, rows: Iterable[Any]) -> Iterable[Any]:
-    total = table.rows.size()
-    disable = True if quiet else None  # None shows it on a terminal
-    bar: Iterable[Any] = tqdm(rows, desc=f"check {split}", total=total, unit="row", disable=disable, leave=False)
-    return bar
-
-
 def _quick_scan(table: Table, columns: Columns, vocabulary: dict[Any, int], multi_label: bool) -> pd.DataFrame:
     """What `scan` gives, of the texts and labels alone."""
     hashes, labels = array("Q"), array("i")
     feature = table.features.get(str(columns.label))
     for row in narrow(table, replace(columns, image=None)).rows:
-        hashes.append(text_hash(read_text(columns.text_of(row))[0]))
+        hashes.append(words_id(read_text(columns.text_of(row))[0]))
         labels.append(label_code(columns.label_of(row), feature, vocabulary, multi_label=multi_label))
     texts = np.asarray(hashes)
     codes = list(STATUSES)

@@ -31,17 +31,8 @@ ERRORS = (
 )
 WARNINGS = (
     *("both_missing", "half_missing", "contradictions", "similar_labels", "leaking_images", "untrained_classes"),
-    *(
-        "unlabelled",
-        "leaking_texts",
-        "repeated_rows",
-        "same_image",
-        "same_text",
-        "cut_texts",
-        "single_row_classes",
-        "imbalance",
-    ),
-    *("tiny_images", "huge_images", "no_label_column"),
+    *("unlabelled", "leaking_texts", "repeated_rows", "same_image", "same_text", "cut_texts", "single_row_classes"),
+    *("imbalance", "tiny_images", "huge_images", "no_label_column"),
 )
 """Codes of findings, the most severe first."""
 

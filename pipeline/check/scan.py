@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from hashlib import blake2b
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from ..data.content import image_id, words_id
 from ..data.labels import labels_in, one_label
 from ..data.read import narrow
 from ..data.rows import STATUSES, Columns, not_tokenized, read_pair, with_problem
@@ -46,20 +46,18 @@ def scan(
 ) -> pd.DataFrame:
     """Read every row of a table once, and keep 34 bytes of it.
 
-    Hashes have 64 bits: among ten million rows the chance that any two different ones meet is about one in 400,000.
+    Ids have 63 bits: among ten million rows the chance that any two different ones meet is about one in 200,000.
 
     Args:
         table: Its rows are read in their order, and no more than a few dozen are held.
-        columns: Which columns to read.
         vocabulary: Class indices by label; grows by the labels that are new.
         on_bad_row: Called with every row of which a half cannot be used.
-        multi_label: Whether labels are lists.
         count_tokens: Lengths of texts in tokens; without it they are counted in words.
         progress: Wraps the rows, to show how far it is.
 
     Returns:
-        A row for each row, in order: `image`, a hash of its upright pixels, and `text`, one of its text, letter case
-        and blanks aside (both 0 where there is none); `width` and `height` in pixels; `length` of the text in words
+        A row for each row, in order: `image` and `text`, ids of its upright pixels and of its words (0 where there is
+        none); `width` and `height` in pixels; `length` of the text in words
         or tokens; `label`, its index in the vocabulary, or `NO_LABEL` or `ODD_LABEL`; `status`; and `cut`, whether
         its image file ends too early.
     """
@@ -77,7 +75,7 @@ def scan(
                 seen, length = seen._replace(status=worst, reason=reason, words=None), 0
             label = label_code(seen.label, feature, vocabulary, multi_label=multi_label)
             status, cut = _STATUSES[seen.status], "truncated" in seen.reason  # as Pillow calls it
-            numbers = (seen.image, text_hash(seen.words), *seen.size, length, label, status, cut)
+            numbers = (seen.image, words_id(seen.words), *seen.size, length, label, status, cut)
             for values, number in zip(kept.values(), numbers, strict=True):
                 values.append(number)
             if seen.status not in NOT_BAD:
@@ -118,11 +116,6 @@ def label_code(value: Any, feature: Any, vocabulary: dict[Any, int], *, multi_la
         return NO_LABEL if str(error) == "no label" else ODD_LABEL
 
 
-def text_hash(text: str | None) -> int:
-    """The same for texts that differ in letter case and blanks only; 0 for none."""
-    return 0 if text is None else _hash(" ".join(text.casefold().split()).encode())
-
-
 class _Seen(NamedTuple):
     """One row, when its image has been let go."""
 
@@ -159,15 +152,5 @@ def _look_at_all(rows: Iterable[Mapping[str, Any]], columns: Columns, table: Tab
 
 def _look(number: int, row: Mapping[str, Any], columns: Columns, table: Table) -> _Seen:
     pair = read_pair(number, row, columns, table.folder)
-    image, size = 0, (0, 0)
-    if pair.image is not None:
-        size = pair.image.size
-        image = _hash(b"%dx%d" % size, pair.image.tobytes())
-    return _Seen(number, pair.status, pair.reason, image, size, pair.text, columns.label_of(row))
-
-
-def _hash(*parts: bytes) -> int:
-    digest = blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part)
-    return int.from_bytes(digest.digest(), "little") or 1  # 0 stands for nothing
+    size = (0, 0) if pair.image is None else pair.image.size
+    return _Seen(number, pair.status, pair.reason, image_id(pair.image), size, pair.text, columns.label_of(row))

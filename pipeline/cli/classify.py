@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..data.options import Reading
-from ..inference.options import ClassifyOptions
-from ..runtime.files import user_path
+from ..inference.options import ClassifyOptions, Fast
+from ..runtime.files import existing
 from .command import command, option
-from .options import Dtype, Processes, Split
-from .terminal import Show, process_rank
+from .options import Processes, Split
+from .terminal import Show, process_rank, share_with
 
 if TYPE_CHECKING:  # what a command reads by is loaded when it runs
     from ..data.rows import Pair
     from ..inference.predictions import Prediction
 
 
-@command(Reading, ClassifyOptions, without=["label_column"])
+@command(Reading, ClassifyOptions, Fast, without=["label_column"])
 def classify(
     show: Show,
     image: Annotated[str | None, typer.Argument(help="An image file; '' for none.")] = None,
@@ -55,30 +54,6 @@ def classify(
         option("Rows of each part of a folder, and of what processes share.", panel="Data"),
     ] = 10_000,
     processes: Processes = None,
-    compile_: Annotated[
-        bool,
-        option(
-            "Compile the encoders; first compared with 32 bits on some rows.",
-            "--compile",
-            panel="Run",
-        ),
-    ] = False,
-    dtype: Annotated[
-        Dtype | None,
-        option("Run the encoders in 16 bits, after the same comparison.", panel="Run"),
-    ] = None,
-    int8: Annotated[
-        bool,
-        option(
-            "Run the ResNet in 8 bits on a CPU, after the same comparison; needs diptych[onnx].",
-            "--int8",
-            panel="Run",
-        ),
-    ] = False,
-    min_agreement: Annotated[
-        float | None,
-        option("Share of labels that must agree in this comparison.  [default: 0.99]", panel="Run"),
-    ] = None,
     **options: Any,
 ) -> None:
     """Classify one pair, or a table of pairs.
@@ -90,7 +65,7 @@ def classify(
         if image or text is not None:
             raise ValueError("--text is a sentence without an image; give IMAGE TEXT for both")
         image, text = "", text_alone
-    wants_fast = compile_ or dtype is not None or int8 or min_agreement is not None
+    fast = {spec.name: options.pop(spec.name) for spec in fields(Fast) if spec.name in options}
     if data is None:
         if image is None:
             raise ValueError(
@@ -100,7 +75,7 @@ def classify(
             raise ValueError("--out is for --data; the prediction of one pair is printed")
         if processes is not None:
             raise ValueError("--processes is for --data; one pair takes one process")
-        if wants_fast:
+        if fast:
             raise ValueError("--compile, --dtype, --int8 and --min-agreement are for --data, not for one pair")
         reading = [spec.name for spec in fields(Reading) if spec.name in options]
         if reading:
@@ -114,21 +89,16 @@ def classify(
             "--data needs --out: a .csv, .jsonl or .parquet file, a folder for parts, or - for JSON lines on "
             "standard output"
         )
-    from ..runtime.launch import start, wanted
-
-    stream = "-" in (data, out)  # of one process, by itself
-    if (count := 1 if stream and processes is None else wanted(processes)) > 1:
-        raise typer.Exit(start(count, sys.argv[1:]))
+    if processes is not None or "-" not in (data, out):  # a stream is of one process, by itself
+        share_with(processes)
     from ..batch_inference.classify_table import classify_table
-    from ..inference.fast_path import Fast
 
-    share = {} if min_agreement is None else {"min_agreement": min_agreement}
     counts = classify_table(
         data,
         out or "-",
         model=_model_or_shipped(model, show),
         split=split,
-        fast=Fast(compile_, dtype and dtype.value, int8, **share) if wants_fast else None,
+        fast=Fast(**fast) if fast else None,
         part_rows=part_rows,
         resume=resume,
         overwrite=overwrite,
@@ -156,25 +126,14 @@ def _classify_one(image: str, text: str | None, model: str | None, show: Show, o
 
 
 def _require_files_in_order(image: str, text: str | None) -> None:
-    """See that the image is a file and the text is none.
-
-    Raises:
-        ValueError: They are swapped, the image does not exist, or the text is a file.
-    """
-    if text is not None and _exists(text):
-        if not _exists(image):
+    """Raise a `ValueError` if they are swapped, the image does not exist, or the text is a file."""
+    if text is not None and existing(text):
+        if not existing(image):
             raise ValueError(f"IMAGE and TEXT are swapped: {text} is a file. Give the image first, then the sentence")
         raise ValueError(f"TEXT is {text}, which is a file; give the sentence itself, or --data for a table of pairs")
-    if image.strip() and "://" not in image and not _exists(image):
+    if image.strip() and "://" not in image and not existing(image):
         hint = "" if text is None else "; to classify the text alone, give --text instead"
         raise ValueError(f"the image {image[:200]} does not exist{hint}")
-
-
-def _exists(path: str) -> bool:
-    try:
-        return bool(path.strip()) and user_path(path).exists()
-    except (OSError, ValueError, RuntimeError):  # too long for a path, or no path at all
-        return False
 
 
 def _model_or_shipped(model: str | None, show: Show) -> str | Path:

@@ -51,7 +51,6 @@ def command(
     with `--debug` as they are.
 
     Args:
-        options: The dataclasses.
         defaults: What the help says of an option's default, by name, where the command has another.
         without: Fields that are no options of this command.
         renamed: Old names of fields with their new ones: still read, with a remark, and not shown.

@@ -11,7 +11,7 @@ from ..data.options import Reading
 from ..evaluation.missing import Missing
 from ..runtime.files import user_path
 from .command import command, option
-from .options import BatchSize, Split
+from .options import BatchSize, Model, Split
 from .terminal import Show
 
 FEW = 100
@@ -21,7 +21,7 @@ FEW = 100
 @command(Reading, Missing)
 def evaluate(
     show: Show,
-    model: Annotated[str, typer.Argument(help="A run's folder, a model's folder or a Hub id.")],
+    model: Model,
     data: Annotated[str, typer.Argument(help="Labelled pairs, as for train.")],
     split: Split = None,
     batch_size: BatchSize = 64,

@@ -8,14 +8,14 @@ import typer
 
 from ..data.options import Reading
 from .command import command, option
-from .options import Split
+from .options import Model, Split
 from .terminal import Show
 
 
 @command(Reading, without=["label_column"])
 def explain(
     show: Show,
-    model: Annotated[str, typer.Argument(help="A run's folder, a model's folder or a Hub id.")],
+    model: Model,
     image: Annotated[str | None, typer.Argument(help="An image file; '' for none.")] = None,
     text: Annotated[str | None, typer.Argument(help="A sentence; leave it out for none.")] = None,
     out: Annotated[str | None, option("Folder for the page (HTML) and the picture (PNG).")] = None,

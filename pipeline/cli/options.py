@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Annotated
 
 import typer
@@ -16,15 +15,7 @@ Processes = Annotated[
     option("Processes that share the rows, one for each GPU.  [default: all GPUs]", panel="Run"),
 ]
 BatchSize = Annotated[int, option("Rows per forward pass.")]
-
-
-class Dtype(str, Enum):
-    """Number format of the encoders in classifying, other than 32 bits."""
-
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
+Model = Annotated[str, typer.Argument(help="A run's folder, a model's folder or a Hub id.")]
 TrainingData = Annotated[
     str,
     typer.Argument(help="A folder with train.csv, a table file, an image folder, a saved dataset or a Hub id."),

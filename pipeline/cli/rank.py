@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..data.options import Reading
-from ..runtime.files import entries_below, user_path
+from ..runtime.files import entries_below, existing
 from .command import command, option
 from .options import BatchSize, Split
 from .terminal import Show
@@ -50,20 +50,11 @@ def _opened(
     """Each source itself, or what is inside it if it is a place that holds several."""
     found: list[str] = []
     for source in sources:
-        place = _place(source)
+        place = existing(source)
         found += inside(place) if place is not None and holds(place) else [source]
     if not found:
         raise ValueError(f"there are no {what}")
     return found
-
-
-def _place(source: str) -> Path | None:
-    """The file or folder that is there by this name."""
-    try:
-        path = user_path(source)
-        return path if path.exists() else None
-    except (OSError, ValueError):  # too long for a path, or of nobody's home folder
-        return None
 
 
 @command(Reading)

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..data.options import OptionNeeded
+from ..runtime.console import print_utf8
 
 PANELS = ("Arguments", "Options", "Data", "Model", "Training", "Run", "Scores", "Output")
 """Groups of options in a help, in their order."""
@@ -101,6 +102,14 @@ def print_error(message: str) -> None:
     print(f"{coloured('diptych:', sys.stderr, fg='red', bold=True)} {message}", file=sys.stderr)
 
 
+def share_with(processes: int | None) -> None:
+    """Run this command in so many processes, by default one for each GPU, and leave; do nothing if that is one."""
+    from ..runtime.launch import start, wanted  # loads torch
+
+    if (count := wanted(processes)) > 1:
+        raise typer.Exit(start(count, sys.argv[1:]))
+
+
 def process_rank() -> int:
     """Which of several processes this is; 0 is the main one, which prints."""
     rank = os.environ.get("RANK", "")
@@ -127,7 +136,6 @@ class Show:
     def result(self, result: Any, text: Callable[[Any], str]) -> None:
         """Print a result: as JSON, or as `text` makes it."""
         from ..data.values import to_json
-        from ..data.writer import print_utf8
 
         if sys.stdout is None:
             raise ValueError("standard output is closed: there is nowhere to print the result to")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
-
-import typer
 
 from ..training.config import RENAMED, BuildOptions, DataOptions, TrainConfig, read_options
 from .command import command, option
 from .options import Processes, StartModel, TrainingData
-from .terminal import Show, process_rank
+from .terminal import Show, process_rank, share_with
 
 
 @command(DataOptions, BuildOptions, TrainConfig, renamed=RENAMED)
@@ -31,10 +28,7 @@ def train(
     Keeps the best epoch's model in OUT/model and the record in OUT/run.json.
     """
     read_options(options)  # before torch is loaded: what they say of a value that is not allowed
-    from ..runtime.launch import start, wanted
-
-    if (count := wanted(processes)) > 1:
-        raise typer.Exit(start(count, sys.argv[1:]))
+    share_with(processes)
     from ..training.train import train as run
 
     how: dict[str, Any] = {"say": show.remark, "quiet": show.quiet, "resume": resume, "processes": processes}

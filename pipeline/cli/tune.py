@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import fields
 from typing import Annotated, Any
-
-import typer
 
 from ..training.config import RENAMED, BuildOptions, DataOptions, TrainConfig, read_options
 from .command import command, option
 from .options import Processes, StartModel, TrainingData
-from .terminal import Show, process_rank
+from .terminal import Show, process_rank, share_with
 
 SEARCHED = dict.fromkeys(
     ("learning_rate", "encoder_learning_rate", "unfreeze_image", "unfreeze_text"), "searched; a value fixes it"
@@ -37,10 +34,7 @@ def tune(
     trials. What an option fixes is not searched.
     """
     read_options(options)  # before torch is loaded: what they say of a value that is not allowed
-    from ..runtime.launch import start, wanted
-
-    if (count := wanted(processes)) > 1:
-        raise typer.Exit(start(count, sys.argv[1:]))
+    share_with(processes)
     from ..tuning.report import sweep_text
     from ..tuning.tune import tune as run
 

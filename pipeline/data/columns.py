@@ -47,9 +47,7 @@ def find_columns(
 
     Args:
         table: Of which a few rows may be read.
-        image: The image column.
         text: The text column, or several, `premise+hypothesis`.
-        label: The label column.
         need_label: Whether a label column is looked for.
         modalities: Which of `image` and `text` are looked for.
 

@@ -15,7 +15,7 @@ NOTHING = 0
 
 def image_id(image: Image.Image | None) -> int:
     """An id of 63 bits, equal where pixels and size are."""
-    return NOTHING if image is None else content_id(repr(image.size).encode() + image.tobytes())
+    return NOTHING if image is None else content_id(repr(image.size).encode(), image.tobytes())
 
 
 def pieces_id(pieces: Sequence[int] | None) -> int:

@@ -11,10 +11,10 @@ from typing import Any
 import datasets
 from datasets.utils.file_utils import xopen
 
+from ..runtime.files import reason
 from .image_source import BadImage
 from .readers import Rows, plain
 from .rows import UnreadableRow
-from .values import first_line
 
 _CHUNK = 64
 _LONGEST = 1000
@@ -183,7 +183,7 @@ def _fetched(image: Any, base: str, suffix: str) -> Any:
         with xopen(path, "rb") as file:
             return {"bytes": file.read(), "path": path}
     except Exception as error:  # of the network, of the Hub, of an archive there
-        return BadImage("image_missing", f"{path} cannot be fetched: {first_line(error)}")
+        return BadImage("image_missing", f"{path} cannot be fetched: {reason(error)}")
 
 
 def undecoded(data: Any) -> Any:

@@ -63,8 +63,6 @@ def row_digest(row: Any, columns: Columns, folder: Path | None, *, read: bool) -
     """A hash of what a row's image and text are, or of why they cannot be used.
 
     Args:
-        row: As a table has it.
-        columns: Of its image and text.
         folder: Where relative image paths start.
         read: Read an image that is a file; else it is known by what stands for it.
     """

@@ -18,7 +18,8 @@ from urllib.request import url2pathname
 import numpy as np
 from PIL import Image
 
-from .values import first_line, is_nothing
+from ..runtime.files import reason
+from .values import is_nothing
 
 MAX_FILE_BYTES = 1 << 30
 """Larger files are refused unread: no picture of `MAX_PIXELS` needs so much."""
@@ -119,7 +120,7 @@ def open_file(path: Path) -> IO[bytes]:
     except BadImage:
         raise
     except (OSError, ValueError) as error:  # a name too long, a NUL in it, no right to read
-        raise BadImage("image_unreadable", f"{shown(path)} cannot be read: {first_line(error)}") from error
+        raise BadImage("image_unreadable", f"{shown(path)} cannot be read: {reason(error)}") from error
 
 
 def what_it_is(head: bytes, name: str = "") -> str | None:
@@ -184,7 +185,7 @@ def _of_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise BadImage("image_unreadable", f"the image is no valid base64: {first_line(error)}") from error
+        raise BadImage("image_unreadable", f"the image is no valid base64: {reason(error)}") from error
 
 
 def _array(source: Any) -> np.ndarray:
@@ -193,7 +194,7 @@ def _array(source: Any) -> np.ndarray:
     try:
         array = np.asarray(source.detach().cpu() if tensor else source)
     except Exception as error:
-        raise BadImage("image_unreadable", f"a {type(source).__name__} is no image: {first_line(error)}") from error
+        raise BadImage("image_unreadable", f"a {type(source).__name__} is no image: {reason(error)}") from error
     form, kind = array.shape, array.dtype
     if isinstance(source, list):  # which may have been either
         tensor = form[-1] not in (1, 3, 4)

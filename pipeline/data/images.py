@@ -15,10 +15,10 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
+from ..runtime.files import reason
 from ..runtime.seeds import content_id
 from .content import NOTHING, image_id
 from .image_source import BadImage, find_image, open_file, what_it_is
-from .values import first_line
 
 MAX_PIXELS = 178_956_970
 """More pixels than this are refused before decoding: a few kB can claim to be gigabytes."""
@@ -97,12 +97,12 @@ def image_errors(name: str = "the image") -> Iterator[None]:
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
-        raise BadImage("image_too_large", f"{name}: {first_line(error)}") from error
+        raise BadImage("image_too_large", f"{name}: {reason(error)}") from error
     except MemoryError as error:
         raise BadImage("image_too_large", f"{name} needs more memory than there is") from error
     except Exception as error:
         what = "read" if getattr(error, "strerror", None) else "decoded"  # by the disk, or by Pillow
-        raise BadImage("image_unreadable", f"{name} cannot be {what}: {first_line(error)}") from error
+        raise BadImage("image_unreadable", f"{name} cannot be {what}: {reason(error)}") from error
 
 
 def picture_box(image: Image.Image) -> tuple[float, float, float, float]:
@@ -168,7 +168,7 @@ def _opened(file: IO[bytes], name: str) -> Image.Image:
         if getattr(error, "strerror", None):  # the disk's
             raise
         what = what_it_is(head, name)
-        why = "" if isinstance(error, UnidentifiedImageError) else f": {first_line(error)}"
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {reason(error)}"
         raise BadImage("image_unreadable", f"{name} {what or f'is no image that can be decoded{why}'}") from error
 
 

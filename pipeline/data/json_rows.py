@@ -11,9 +11,7 @@ from typing import Any
 from .readers import ListRows, Rows
 from .rows import UnreadableRow
 from .text_files import FileRows, TextFile, read_whole
-
-_DEEPEST = 100
-"""Lists and objects inside one another: what is nested deeper ends whatever walks through it."""
+from .values import DEEPEST
 
 
 class JsonRows(FileRows):
@@ -126,8 +124,8 @@ def _json_row(line: bytes | str, number: int, name: str) -> dict[str, Any]:
         row = _DECODER.decode(text)
         if not isinstance(row, dict):
             return UnreadableRow(f"line {number} of {name} is no JSON object with 'image' and 'text': {line[:60]!r}")
-        if text.count("[") + text.count("{") > _DEEPEST and _is_deep(row):
-            raise RecursionError(f"lists and objects stand over {_DEEPEST} deep in one another")
+        if text.count("[") + text.count("{") > DEEPEST and _is_deep(row):
+            raise RecursionError(f"lists and objects stand over {DEEPEST} deep in one another")
     except (ValueError, RecursionError) as error:
         return UnreadableRow(f"line {number} of {name} is no JSON: {error}")
     return row
@@ -146,7 +144,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 def _is_deep(row: Any) -> bool:
     level = [row]
-    for _ in range(_DEEPEST):
+    for _ in range(DEEPEST):
         level = [
             inner
             for value in level

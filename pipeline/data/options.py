@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from ..runtime.options import option
 
-def _option(default: Any, help: str) -> Any:
-    """A field that is an option of commands as well."""
-    return field(default=default, metadata={"help": help, "panel": "Data"})
+_option = partial(option, panel="Data")
 
 
 @dataclass(frozen=True)

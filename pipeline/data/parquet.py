@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.features.features import generate_from_arrow_type
 
+from ..runtime.files import reason
 from .dataset_rows import undecoded_feature
 from .readers import Rows, require_distinct, scratch_file
 from .rows import UnreadableRow
 from .text_files import see_what_it_is
-from .values import first_line
 
 _ROWS = 64
 """Rows that are decoded at a time. A file may have all its rows in one group; a group is not read as a whole."""
@@ -75,7 +75,7 @@ class ParquetRows(Rows):
                         yield batch
                         number += len(batch)
             except (pa.ArrowException, OSError) as error:  # of a page that is damaged
-                raise ValueError(f"{path} cannot be read past its first {number} rows: {first_line(error)}") from error
+                raise ValueError(f"{path} cannot be read past its first {number} rows: {reason(error)}") from error
 
     def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""
@@ -145,7 +145,7 @@ def _schema(file: Path) -> pa.Schema:
             see_what_it_is(file, start.read(200))
         schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{file} cannot be read as parquet: {first_line(error)}") from error
+        raise ValueError(f"{file} cannot be read as parquet: {reason(error)}") from error
     require_distinct(schema.names, str(file))
     return schema
 

@@ -53,9 +53,7 @@ def read_data(
 
     Args:
         data: Whatever `load_tables` takes.
-        reading: How to read it.
         pick: Which of the tables tells the columns.
-        need_label: Whether a label column is looked for.
         streaming: As for `load_tables`.
         known: Columns by `image`, `text` and `label` that a model was trained on: used where the data has them.
         say: What to do with each line that says how the data is read.
@@ -177,8 +175,6 @@ def nothing_used(table: Table, columns: Columns, firsts: Mapping[str, str]) -> V
     """What to say of rows of which none had an image that could be used, or none a text; None if some had.
 
     Args:
-        table: Where they are from.
-        columns: Which were read.
         firsts: Of each status of theirs a reason.
     """
     for name in ("image", "text"):

@@ -12,9 +12,10 @@ from typing import Any
 
 from PIL import Image
 
+from ..runtime.files import reason
 from .image_source import BadImage
 from .images import read_image
-from .values import first_line, is_nothing
+from .values import is_nothing
 
 STATUSES = {
     "row_unreadable": "the row itself cannot be read: a broken line of a file, or no row at all",
@@ -156,7 +157,7 @@ def with_problem(status: str, reason: str, problem: tuple[str, str], *, none_lef
 
 def not_tokenized(error: Exception) -> tuple[str, str]:
     """The status and reason of a text on which a tokenizer fails."""
-    return "text_unreadable", f"the text cannot be tokenized: {first_line(error)}"
+    return "text_unreadable", f"the text cannot be tokenized: {reason(error)}"
 
 
 class UnreadableRow(dict[str, Any]):
@@ -193,7 +194,6 @@ def read_pair(
     Args:
         number: Of the row, from 0.
         row: By column name; an absent column counts as an absent half. An `UnreadableRow` is bad as a whole.
-        columns: Which columns to read.
         folder: Where relative image paths start.
         at_least: (height, width) in pixels that will do of the image; see `read_image`.
         image: Whether to read the image; left alone it is None, and no problem.

@@ -66,10 +66,7 @@ def hold_out(
     are held out that their rows come nearest to its share, and one group at least is trained on.
 
     Args:
-        table: For the message.
-        labels: Of each row.
         fraction: Of the rows to validate with.
-        seed: Of the choice.
         groups: Of each row; each row is a group of its own if not given.
 
     Raises:

@@ -22,7 +22,6 @@ from .parquet import ParquetRows
 from .readers import FrameRows, ListRows, Rows
 from .splits import SPLITS, by_split, split_of
 from .text_files import read_whole
-from .values import first_line
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _NEEDS = (
@@ -83,8 +82,6 @@ def load_tables(
             with a folder for each class and a text beside each image (or such folders in one for each split); a
             dataset saved by `datasets`; a Hub id; or a Dataset, a DatasetDict, a DataFrame or rows.
         streaming: Take rows one after another, where else all would be held or downloaded: of a Hub id or a generator.
-        config: Which configuration of a Hub dataset.
-        revision: Which branch, tag or commit of a Hub dataset.
         say: What to do with each line that says how the data is read, where that does not go without saying.
 
     Raises:
@@ -143,9 +140,7 @@ def _load_path(
         try:
             saved = datasets.load_from_disk(str(path))
         except Exception as error:  # an IndexError if it has no rows, and others if it is damaged
-            raise ValueError(
-                f"{data} cannot be read as a saved dataset, or it has no rows: {first_line(error)}"
-            ) from error
+            raise ValueError(f"{data} cannot be read as a saved dataset, or it has no rows: {reason(error)}") from error
         return _of_splits(saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}, f"{data} ", say)
     return _load_folder(path, say)
 
@@ -294,7 +289,7 @@ def _of_files(files: list[Path], name: str, say: Callable[[str], None]) -> Table
             rows = CsvRows(files) if suffix in (".csv", ".tsv") else read_json(files)
     except (OSError, ValueError) as error:
         named = str(files[0].parent) in str(error)
-        raise ValueError(f"{'' if named else f'{name} cannot be read as {suffix[1:]}: '}{first_line(error)}") from error
+        raise ValueError(f"{'' if named else f'{name} cannot be read as {suffix[1:]}: '}{reason(error)}") from error
     if rows.size() == 0 if isinstance(rows, ParquetRows) else not rows.ahead:
         raise ValueError(f"{name} is empty: there are no rows in it")
     for remark in getattr(rows, "remarks", ()):
@@ -311,7 +306,7 @@ def _load_hub(
     except Exception as error:  # the Hub, the network and the builder each have errors of their own
         raise ValueError(
             f"there is no data at {name!r}: no such file or folder here, and the Hub's dataset of that name cannot be "
-            f"loaded ({first_line(error)})"
+            f"loaded ({reason(error)})"
         ) from error
     base = f"hf://datasets/{name}{f'@{revision}' if revision else ''}"
     tables = _of_splits(loaded, f"{name} ", say)
@@ -339,7 +334,5 @@ def readable(rows: Iterable[Any], name: str, first: int = 0) -> Iterator[Any]:
         for row in rows:
             yield row
             number += 1
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
     except Exception as error:  # of a damaged file in its middle, of the network
-        raise ValueError(f"{name} cannot be read past its first {number} rows: {first_line(error)}") from error
+        raise ValueError(f"{name} cannot be read past its first {number} rows: {reason(error)}") from error

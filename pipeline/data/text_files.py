@@ -131,9 +131,6 @@ def _is_windows_1252(file: IO[bytes], part: bytes) -> bool:
 class FileRows(Rows):
     """The rows of text files, one after another; also by number, from 8 bytes in memory for each.
 
-    Args:
-        files: In their order.
-
     Attributes:
         remarks: How they are read, where that does not go without saying.
     """

@@ -25,12 +25,6 @@ def python_value(value: Any) -> Any:
     return None if is_nothing(value) else value
 
 
-def first_line(error: BaseException) -> str:
-    """An error's own reason, in one line."""
-    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
 def to_json(row: Mapping[str, Any]) -> str:
     """One line of strict JSON: what JSON cannot say (NaN, dates, bytes) is null or text."""
     return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)

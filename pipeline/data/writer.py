@@ -5,19 +5,26 @@ from __future__ import annotations
 import contextlib
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ..runtime.files import reason, user_path
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..runtime.console import print_utf8
+from ..runtime.files import user_path, writing_to
 from .values import _cell, _valid, to_json
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 _CHUNK = 1000
 _CHUNK_TEXT = 1 << 24
 """Characters of text after which a chunk is full as well: a thousand rows of a megabyte each are too much to hold."""
+_OF_NO_TYPE = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
+"""What Arrow raises of values that are not of one type, or not of this one."""
 
 
 class RowWriter:
@@ -69,11 +76,9 @@ class RowWriter:
                 raise ValueError("- is standard output, which is closed; choose another --out")
             self._file = sys.stdout
             return
-        try:
+        with writing_to(self.name):
             text = self.format == ".csv"
             self._file = self.path.open("w", encoding="utf-8", newline="") if text else self.path.open("wb")
-        except OSError as error:
-            raise ValueError(f"{self.name} cannot be written to ({reason(error)}); choose another --out") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Take one row; rows are written when a chunk is full."""
@@ -87,7 +92,7 @@ class RowWriter:
         rows, self.rows, self._text = self.rows, [], 0
         if not rows:
             return
-        with self._named():
+        with writing_to(self.name):
             self._write(rows)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
@@ -113,28 +118,15 @@ class RowWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._named(), contextlib.ExitStack() as closing:
+        with writing_to(self.name), contextlib.ExitStack() as closing:
             if not self._stdout:
                 closing.callback(self._file.close)
             if self.format == ".parquet":
                 closing.callback(self._close_parquet)
             self.flush()
 
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the file in an error of the disk."""
-        try:
-            yield
-        except BrokenPipeError:  # the reader of standard output has seen enough
-            raise
-        except OSError as error:
-            raise ValueError(f"{self.name} cannot be written to ({reason(error)}); choose another --out") from error
-
     def _write_parquet(self, rows: list[dict[str, Any]]) -> None:
-        """Unless they are given, the first rows settle the types: text where they hold nothing, or several types."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+        """Unless they are given, the first rows settle the types."""
         if self._parquet is None:
             numbers = ("score", "image_contribution", "text_contribution")
             known = {"row": pa.int64()} | dict.fromkeys(numbers, pa.float64())
@@ -144,27 +136,20 @@ class RowWriter:
             known |= {"abstained": pa.bool_(), "label_set": pa.list_(pa.string())}
             if self.multi_label:
                 known |= {"label": pa.list_(pa.string()), **dict.fromkeys(numbers[-2:], by_label)}
-            if self.columns is not None:
-                schema = pa.schema({name: known.get(name, kind) for name, kind in self.columns.items()})
-            else:
-                schema = pa.table({n: self._column(n, rows, known.get(n)) for n in _names(rows)}).schema
+            kinds = types_of_rows(rows) if self.columns is None else self.columns
+            schema = pa.schema({name: known.get(name, kind) for name, kind in kinds.items()})
             self._parquet = pq.ParquetWriter(self._file, schema, write_page_checksum=True)
         schema = self._parquet.schema
         columns = {field.name: self._column(field.name, rows, field.type) for field in schema}
         self._parquet.write_table(pa.table(columns, schema=schema))
 
     def _column(self, name: str, rows: list[dict[str, Any]], kind: Any) -> Any:
-        """The values of a column, of type `kind`; of one that suits them if that is None."""
-        import pyarrow as pa
-
+        """The values of a column, of type `kind`."""
         values = [row.get(name) for row in rows]
         try:
-            column = pa.array(values, kind if kind is not None and pa.types.is_nested(kind) else None)
-            if kind is None and not pa.types.is_null(column.type):
-                return column
-            return column.cast(kind or pa.string())
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
-            if kind is not None and not pa.types.is_string(kind):
+            return pa.array(values, kind if pa.types.is_nested(kind) else None).cast(kind)
+        except _OF_NO_TYPE as error:
+            if not pa.types.is_string(kind):
                 raise ValueError(
                     f"{self.name}: {name!r} is {kind} in the rows before, and now something else; "
                     "choose --out with .jsonl or .csv"
@@ -177,21 +162,8 @@ class RowWriter:
         self._parquet.close()
 
 
-def print_utf8(text: str) -> None:
-    """Write to standard output as UTF-8, as JSON is, whatever the terminal's encoding."""
-    sys.stdout.flush()
-    if hasattr(sys.stdout, "buffer"):
-        sys.stdout.buffer.write(text.encode())
-    else:  # a stream in memory, as of a notebook, takes any text
-        sys.stdout.write(text)
-    sys.stdout.flush()
-
-
 def types_of_features(features: Mapping[str, Any]) -> dict[str, Any]:
     """What the columns of a dataset are in parquet, those left out that hold bytes; of images their paths stay."""
-    import datasets
-    import pyarrow as pa
-
     found = {}
     # of a type that `datasets` does not know, such as a map, the values are written as text
     known = {name: datasets.Value("string") if kind is None else kind for name, kind in features.items()}
@@ -206,8 +178,6 @@ def types_of_features(features: Mapping[str, Any]) -> dict[str, Any]:
 
 def types_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Columns and types that suit all these rows, which are read once: text where they hold nothing, or several."""
-    import pyarrow as pa
-
     found: dict[str, Any] = {}
     wide: set[str] = set()
     rows = iter(rows)
@@ -216,7 +186,7 @@ def types_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             values = [row.get(name) for row in chunk]
             try:
                 kind = pa.array(values).type
-            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+            except _OF_NO_TYPE:
                 kind = pa.string()
             if pa.types.is_integer(kind) and any(value is not None and abs(value) > 1 << 53 for value in values):
                 wide.add(name)  # as a fraction it would be another number
@@ -229,11 +199,9 @@ def types_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _common(one: Any, other: Any) -> Any:
     """The type that suits values of both; text if none does."""
-    import pyarrow as pa
-
     try:
         both = pa.unify_schemas([pa.schema([("", one)]), pa.schema([("", other)])], promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+    except _OF_NO_TYPE:
         return pa.string()
     return both.field(0).type
 

@@ -7,7 +7,6 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,49 +17,15 @@ from torch import Tensor, nn
 from ...encoders import ImageEncoder
 from ..data.rows import Columns
 from ..model.model import DiptychModel
-from ..runtime.choices import DTYPES, require_choice
 from .classifier import ImageTextClassifier
 from .encoding import InferenceEncoders
+from .options import Fast
 from .predictions import Prediction
 
 WARM_UP, SAMPLE, LEAST = 64, 256, 32
 """First rows of a table: to warm up, and to calibrate 8 bits by; then to compare by, at most and at least."""
 
 _DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Fast:
-    """Which fast path.
-
-    Args:
-        compile: Both trunks by `torch.compile`.
-        dtype: Number format of both trunks: bf16, fp16, or None for 32 bits.
-        int8: The image trunk in 8 bits by ONNX Runtime, on a CPU; nothing else with it.
-        min_agreement: Share of labels, from 0 to 1, that must be those of 32 bits.
-
-    Raises:
-        ValueError: There is no such path.
-    """
-
-    compile: bool = False
-    dtype: str | None = None
-    int8: bool = False
-    min_agreement: float = 0.99
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None:
-            require_choice("dtype", self.dtype, DTYPES)
-        if self.int8 and (self.compile or self.dtype):
-            raise ValueError("--int8 is a path of its own: leave out --compile and --dtype")
-        if not (self.int8 or self.compile or self.dtype):
-            raise ValueError("--min-agreement goes with --compile, --dtype or --int8")
-        if not 0 <= self.min_agreement <= 1:
-            raise ValueError(f"--min-agreement is {self.min_agreement}; it must be from 0 to 1")
-
-    def __str__(self) -> str:
-        chosen = (("--compile", self.compile), (f"--dtype {self.dtype}", self.dtype), ("--int8", self.int8))
-        return " ".join(name for name, there in chosen if there)
 
 
 class FastEncoders(InferenceEncoders):

@@ -1,11 +1,11 @@
-"""How rows are classified: what a caller may choose, checked once."""
+"""How rows are classified, and on which fast path: what a caller may choose, checked once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from ..runtime.choices import ON_BAD_ROW, SET_SCORES
+from ..runtime.choices import DTYPES, ON_BAD_ROW, SET_SCORES
 from ..runtime.options import check_options, option
 
 DATA, SCORES, RUN = "Data", "Scores", "Run"
@@ -65,3 +65,40 @@ class ClassifyOptions:
         check_options(self)
         if self.precision is not None and self.coverage is not None:
             raise ValueError("precision and coverage each choose who abstains; give one of them")
+
+
+@dataclass(frozen=True)
+class Fast:
+    """Which fast path.
+
+    Attributes:
+        compile: Both trunks by `torch.compile`.
+        dtype: Number format of both trunks: bf16, fp16, or None for 32 bits.
+        int8: The image trunk in 8 bits by ONNX Runtime, on a CPU; nothing else with it.
+        min_agreement: Share of labels, from 0 to 1, that must be those of 32 bits.
+
+    Raises:
+        ValueError: There is no such path.
+    """
+
+    compile: bool = option(False, "Compile the encoders; first compared with 32 bits on some rows.", panel=RUN)
+    dtype: str | None = option(
+        None, "Run the encoders in 16 bits, after the same comparison.", panel=RUN, choices=DTYPES
+    )
+    int8: bool = option(
+        False, "Run the ResNet in 8 bits on a CPU, after the same comparison; needs diptych[onnx].", panel=RUN
+    )
+    min_agreement: float = option(
+        0.99, "Share of labels that must agree in this comparison.", panel=RUN, least=0, most=1
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.int8 and (self.compile or self.dtype):
+            raise ValueError("--int8 is a path of its own: leave out --compile and --dtype")
+        if not (self.int8 or self.compile or self.dtype):
+            raise ValueError("--min-agreement goes with --compile, --dtype or --int8")
+
+    def __str__(self) -> str:
+        chosen = (("--compile", self.compile), (f"--dtype {self.dtype}", self.dtype), ("--int8", self.int8))
+        return " ".join(name for name, there in chosen if there)

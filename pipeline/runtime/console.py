@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -28,3 +29,13 @@ class Console:
 
 SILENT = Console(lambda line: None, bars=False)
 """Shows nothing: for all but the main one of several processes, and for work inside other work."""
+
+
+def print_utf8(text: str) -> None:
+    """Write to standard output as UTF-8, as JSON is, whatever the terminal's encoding."""
+    sys.stdout.flush()
+    if hasattr(sys.stdout, "buffer"):
+        sys.stdout.buffer.write(text.encode())
+    else:  # a stream in memory, as of a notebook, takes any text
+        sys.stdout.write(text)
+    sys.stdout.flush()

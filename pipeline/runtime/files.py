@@ -16,7 +16,22 @@ from typing import Any, ClassVar
 def reason(error: BaseException) -> str:
     """Why something failed, in one line: what the system says, or the first line of the message."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0]
+    return (text.strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextlib.contextmanager
+def writing_to(out: object) -> Iterator[None]:
+    """Name an output in an error of the disk.
+
+    Raises:
+        ValueError: It cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and str(out) == "-":  # who reads standard output has seen enough
+            raise
+        raise ValueError(f"{out} cannot be written to ({reason(error)}); choose another --out") from error
 
 
 def megabytes(size: float) -> str:
@@ -36,6 +51,15 @@ def user_path(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{path}: there is no home folder for {Path(path).parts[0]}; write the path out") from error
+
+
+def existing(path: str) -> Path | None:
+    """The file or folder that is there by this name; None if there is none, or it is no path at all."""
+    try:
+        found = user_path(path)
+        return found if found.exists() else None
+    except (OSError, ValueError):  # too long for a path, or of nobody's home folder
+        return None
 
 
 def same_file(one: Path | int, other: Path | int) -> bool:
@@ -73,7 +97,6 @@ def entries_below(
     """All that is in a folder and in those below it; unlike `Path.glob` it leaves nothing out without a word.
 
     Args:
-        folder: Where to look.
         closed: What to do about a folder below it that cannot be listed; raise if not given.
         depth: How deep to look, links to folders among them; to the end, but not behind links, if not given.
 
@@ -101,7 +124,6 @@ class Lock:
         path: Is there, unless `make`.
         shared: Any number of processes may hold it at once, if all of them share.
         wait: Wait for others to release it.
-        make: Make the file.
 
     Raises:
         BlockingIOError: Another holds it.

@@ -7,14 +7,9 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from .choices import require_choice
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
 
 
 def option(
@@ -53,12 +48,7 @@ def check_options(options: Any) -> None:
     Raises:
         ValueError: One is not allowed; the message names it, its value, and what is.
     """
-    holds = {
-        "at least": lambda value, limit: value >= limit,
-        "above": lambda value, limit: value > limit,
-        "at most": lambda value, limit: value <= limit,
-        "below": lambda value, limit: value < limit,
-    }
+    holds = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
     for spec in fields(options):
         value, limits = getattr(options, spec.name), spec.metadata.get("limits", {})
         if value is None:
@@ -81,11 +71,6 @@ def check_options(options: Any) -> None:
             )
 
 
-def take_options(kind: type[T], options: dict[str, Any]) -> T:
-    """A `kind` of those options that are its fields, which are taken out."""
-    return kind(**{spec.name: options.pop(spec.name) for spec in fields(kind) if spec.name in options})
-
-
 def sort_options(options: Mapping[str, Any], *kinds: type[Any]) -> list[Any]:
     """Options by name, sorted into what they are of: one of each of `kinds`.
 
@@ -93,7 +78,7 @@ def sort_options(options: Mapping[str, Any], *kinds: type[Any]) -> list[Any]:
         ValueError: One does not exist, and the message names the one that was probably meant; or is not allowed.
     """
     left = dict(options)
-    found = [take_options(kind, left) for kind in kinds]
+    found = [kind(**{spec.name: left.pop(spec.name) for spec in fields(kind) if spec.name in left}) for kind in kinds]
     for name in left:
         close = difflib.get_close_matches(name, [spec.name for kind in kinds for spec in fields(kind)], n=1)
         raise ValueError(f"there is no option {name!r}{f'; did you mean {close[0]!r}?' if close else ''}")

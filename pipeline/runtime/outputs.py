@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import Lock, digest, entries_below, reason, to_disk, user_path
+from .files import Lock, digest, entries_below, to_disk, user_path, writing_to
 from .version import __version__
 
 MARK = ".diptych.json"
@@ -76,12 +76,10 @@ def writable_folder(out: str | Path) -> Path:
         ValueError: It cannot.
     """
     folder = user_path(out)
-    try:
+    with writing_to(out):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written to ({reason(error)}); choose another --out") from error
     return folder
 
 

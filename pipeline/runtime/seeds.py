@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 
 
-def content_id(content: bytes) -> int:
-    """A number of 63 bits, equal for equal contents."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
+def content_id(*parts: bytes) -> int:
+    """A number of 63 bits, equal for equal contents, whatever parts they are in."""
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        found.update(part)
+    return int.from_bytes(found.digest(), "big") >> 1
 
 
 def draw_seed(seed: int, *what: object) -> int:

@@ -21,7 +21,6 @@ def too_little_shared(workers: int, batch: dict[str, Any], rows: int) -> str | N
     """Why shared memory does not do for the batches of workers, which would wait for it for ever; None if it does.
 
     Args:
-        workers: How many.
         batch: Of one row.
         rows: Of the batches to come.
     """

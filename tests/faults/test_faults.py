@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.batch_inference.parts import RECORD, Parts
-from diptych.pipeline.batch_inference.row_cursor import RowCursor, write_parts
 from diptych.pipeline.check.check import check
 from diptych.pipeline.inference import classifier
 from diptych.pipeline.model.folder import load_model, save_model
@@ -216,9 +215,8 @@ def write_in_parts(folder: Path, again: bool) -> None:
         if record["state"] == "done":
             return
         there = parts.whole(lambda part: True, lambda line: None)
-        rows = write_parts(
-            parts,
-            RowCursor([{"own": n} for n in range(5)], lambda row: True),
+        rows = parts.write_wanted(
+            [{"own": n} for n in range(5)],
             lambda first, rows: ({**row, "status": "ok"} for row in rows),
             wanted=lambda part: part not in there,
             check=lambda: None,

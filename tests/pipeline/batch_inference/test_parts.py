@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from diptych.pipeline.batch_inference.part_files import damage_of_part, read_facts
 from diptych.pipeline.batch_inference.parts import RECORD, Parts
-from diptych.pipeline.batch_inference.row_cursor import RowCursor, write_parts
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.data.writer import FORMATS, types_of_features, types_of_rows
 from diptych.pipeline.runtime.outputs import MARK
@@ -40,13 +39,7 @@ def share(parts, rows, index, count, *, stop=None):
         return predict(first, rows)
 
     there = parts.whole(mine, lambda line: None)
-    return write_parts(
-        parts,
-        RowCursor(rows, lambda row: mine(row // parts.rows)),
-        dies,
-        wanted=lambda part: mine(part) and part not in there,
-        check=lambda: None,
-    )
+    return parts.write_wanted(rows, dies, wanted=lambda part: mine(part) and part not in there, check=lambda: None)
 
 
 @settings(max_examples=25, deadline=None)

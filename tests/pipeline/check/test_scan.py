@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from diptych.pipeline.check import scan as module
-from diptych.pipeline.check.scan import NO_LABEL, NOT_BAD, ODD_LABEL, label_code, scan, text_hash, together
+from diptych.pipeline.check.scan import NO_LABEL, NOT_BAD, ODD_LABEL, label_code, scan, together
+from diptych.pipeline.data.content import words_id
 from diptych.pipeline.data.dataset_rows import PassingRows
 from diptych.pipeline.data.labels import label_values
 from diptych.pipeline.data.rows import STATUSES, Columns, read_pair
@@ -65,7 +66,7 @@ def test_statuses_that_are_not_bad_are_those_of_pairs_that_are_not():
 def test_rows_stay_in_order_whatever_the_threads_do():
     rows = [{"image": picture("red", seed=i, size=(200 if i % 9 else 2)), "text": str(i)} for i in range(150)]
     frame = frame_of(rows)
-    assert frame["text"].tolist() == [text_hash(str(i)) for i in range(150)]
+    assert frame["text"].tolist() == [words_id(str(i)) for i in range(150)]
     assert frame["width"].tolist() == [200 if i % 9 else 2 for i in range(150)]
 
 
@@ -117,8 +118,8 @@ def test_a_file_that_ends_too_early_is_counted():
 @given(st.text(), st.text())
 def test_texts_are_the_same_but_for_case_and_blanks(one, other):
     same = one.casefold().split() == other.casefold().split()
-    assert (text_hash(one) == text_hash(other)) is same
-    assert text_hash(one) == text_hash(f"  {one}\n") != text_hash(None) == 0
+    assert (words_id(one) == words_id(other)) is same
+    assert words_id(one) == words_id(f"  {one}\n") != words_id(None) == 0
 
 
 LABELS = st.one_of(

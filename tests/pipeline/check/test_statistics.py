@@ -44,7 +44,7 @@ def test_class_counts_run_from_the_largest_to_the_smallest(rows):
     assert list(counts.values()) == sorted(counts.values(), reverse=True)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(PARTS)
 def test_leakage_is_every_later_row_that_an_earlier_split_has(parts):
     keys = {"images": lambda r: r[0], "texts": lambda r: r[1], "pairs": lambda r: r[:2] if r[0] and r[1] else 0}
@@ -60,7 +60,7 @@ def test_leakage_is_every_later_row_that_an_earlier_split_has(parts):
             assert leak[what] == {"rows": len(shared), "examples": examples}
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(PARTS)
 def test_contradictions_are_equal_pairs_with_unequal_labels(parts):
     labels: dict = {}

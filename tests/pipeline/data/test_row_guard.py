@@ -11,12 +11,12 @@ from diptych import ImageTextClassifier
 from diptych.pipeline.check.scan import scan
 from diptych.pipeline.data.rows import Columns
 from diptych.pipeline.data.tables import Table
-from diptych.pipeline.data.values import first_line
 from diptych.pipeline.feature_cache.encode import RowsToEncode, _Pictures, encode_texts
 from diptych.pipeline.loading.dataset import PairDataset
 from diptych.pipeline.loading.loader import Collate
 from diptych.pipeline.model.image_processor import DiptychImageProcessor
 from diptych.pipeline.model.processor import DiptychProcessor
+from diptych.pipeline.runtime.files import reason
 
 from ...conftest import picture
 from ..training.test_train import run
@@ -81,7 +81,7 @@ def refusal(request, monkeypatch) -> tuple[str, str]:
         return pieces(self, texts)
 
     monkeypatch.setattr(DiptychProcessor, "pieces", fail)
-    return "text_unreadable", f"the text cannot be tokenized: {first_line(request.param)}"
+    return "text_unreadable", f"the text cannot be tokenized: {reason(request.param)}"
 
 
 def blue_at(where: int, *, image: bool = True) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from diptych import ImageTextClassifier, build_model
 from diptych.pipeline.batch_inference.classify_table import classify_table
 from diptych.pipeline.demo.scenes import SHIPPED_MODEL, make_scenes
 from diptych.pipeline.inference import fast_path as module
-from diptych.pipeline.inference.fast_path import Fast, FastEncoders, use_fast_path
+from diptych.pipeline.inference.fast_path import FastEncoders, use_fast_path
+from diptych.pipeline.inference.options import Fast
 from diptych.pipeline.model.folder import load_model, save_model
 from transformers import ConvNextConfig
 
@@ -34,7 +35,7 @@ def table(count):
         ({"int8": True, "dtype": "bf16"}, "--int8 is a path of its own"),
         ({"dtype": "fp8"}, "dtype is 'fp8'; choose one of bf16, fp16"),
         ({"min_agreement": 0.9}, "--min-agreement goes with --compile, --dtype or --int8"),
-        ({"int8": True, "min_agreement": 99}, "--min-agreement is 99; it must be from 0 to 1"),
+        ({"int8": True, "min_agreement": 99}, "min_agreement is 99; it must be at least 0 and at most 1"),
     ],
 )
 def test_nonsense_is_refused(options, message):

@@ -117,7 +117,8 @@ def _integrate(path: _Path) -> tuple[list[Tensor], float]:
                 torch.zeros_like(leaf) if slope is None else slope * weights[:, None, None]
                 for leaf, slope in zip(leaves, slopes, strict=True)
             ]
-            sums = sum((part * step).sum(dim=(1, 2)) for part, step in zip(parts, path.steps, strict=True))
+            gains = [(part * step).sum(dim=(1, 2)) for part, step in zip(parts, path.steps, strict=True)]
+            sums = torch.stack(gains).sum(dim=0)  # (points,)
             for index, (a, b) in enumerate(intervals):
                 rows = slice(index * _NODES, (index + 1) * _NODES)
                 gained = float(sums[rows].sum())

@@ -108,7 +108,6 @@ def variants(model: DiptychModel, pair: Pair, cells: Tensor | None, removed: Ten
 
     Args:
         model: In eval mode.
-        pair: To be changed.
         cells: As of `Pair.greyed`; None leaves the image as it is.
         removed: As of `Pair.masked`; None leaves the text as it is.
     """

@@ -37,7 +37,6 @@ class RowDraws(TorchFunctionMode):
     Args:
         seed: Of the run and the epoch.
         rows: The number of each row of the batch.
-        device: Where the model is.
     """
 
     def __init__(self, seed: int, rows: Sequence[int], device: torch.device) -> None:

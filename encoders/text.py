@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,25 +57,9 @@ class BertEncoder(Encoder):
         """
         config = load_text_config(name_or_folder)
         encoder = cls(config, dim=dim)
-        with quiet_transformers():
-            try:
-                trunk, report = AutoModel.from_pretrained(
-                    name_or_folder,
-                    config=config,
-                    trust_remote_code=False,
-                    output_loading_info=True,
-                    **_without_pooler(config),
-                )
-            except Exception as error:  # of the hub, of safetensors, of a pickle that is refused
-                raise EncoderNotFound(
-                    f"the weights of the text encoder {name_or_folder} cannot be loaded: {first_line(error)}"
-                ) from error
-        if report["missing_keys"]:
-            raise ValueError(
-                f"the weights at {name_or_folder} are not those of its configuration: {len(report['missing_keys'])} "
-                f"are missing, {min(report['missing_keys'])} first"
-            )
-        encoder.trunk = trunk.float().train()
+        names = encoder.trunk.state_dict().keys()
+        trunk = load_trunk(name_or_folder, config, "text", names, **_without_pooler(config))
+        encoder.trunk = trunk.train()
         encoder.pretrained = True
         encoder.unfreeze(0)
         return encoder
@@ -218,6 +202,39 @@ def read_config(name_or_folder: str | Path, refusal: str) -> PreTrainedConfig:
             return AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
     except Exception as error:  # of the hub, of the file system, of a file that is no configuration
         raise EncoderNotFound(f"{refusal} ({first_line(error)})") from error
+
+
+def load_trunk(
+    name_or_folder: str | Path, config: PreTrainedConfig, kind: str, names: Collection[str], **options: Any
+) -> PreTrainedModel:
+    """A model of `config` with the weights that are at `name_or_folder`, in 32 bits.
+
+    Args:
+        name_or_folder: On the Hub, or a local folder.
+        config: What builds the model.
+        kind: `image` or `text`.
+        names: Of the weights that must be there.
+        **options: Of the model's class.
+
+    Raises:
+        EncoderNotFound: They cannot be loaded.
+        ValueError: Some of `names` are missing.
+    """
+    try:
+        with quiet_transformers():
+            trunk, report = AutoModel.from_pretrained(
+                name_or_folder, config=config, trust_remote_code=False, output_loading_info=True, **options
+            )
+    except Exception as error:  # of the hub, of safetensors, of a pickle that is refused
+        raise EncoderNotFound(
+            f"the weights of the {kind} encoder {name_or_folder} cannot be loaded: {first_line(error)}"
+        ) from error
+    if missing := sorted({*names} & {*report["missing_keys"]}):
+        raise ValueError(
+            f"the weights at {name_or_folder} are not those of its configuration: {len(missing)} are missing, "
+            f"{missing[0]} first"
+        )
+    return trunk.float()
 
 
 def _require_bert_family(config: PreTrainedConfig) -> None:

@@ -7,7 +7,7 @@ Shapes are written in words, (batch, tokens, dim): `batch` rows, at most `tokens
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -80,13 +80,8 @@ def fill_absent(tokens: Tokens, present: Tensor, null: Tensor) -> Tokens:
     first[:, 0] = True
     row = present.unsqueeze(-1)  # (batch, 1)
     filler = torch.where(first.unsqueeze(-1), null.to(tokens.states.dtype), 0.0)
-    return Tokens(
-        states=torch.where(row.unsqueeze(-1), tokens.states, filler),
-        mask=torch.where(row, tokens.mask, first),
-        present=present,
-        grid=tokens.grid,
-        ids=tokens.ids,
-    )
+    states = torch.where(row.unsqueeze(-1), tokens.states, filler)
+    return replace(tokens, states=states, mask=torch.where(row, tokens.mask, first), present=present)
 
 
 def widen(tensor: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from .image import ImageEncoder
 from .resnet import IMAGE_ENCODERS
-from .text import first_line, quiet_transformers, read_config
-from .trainable import EncoderNotFound, Part
+from .text import first_line, load_trunk, read_config
+from .trainable import Part
 from .vision_trunk import Size, build_trunk, cell_of, grids, name_of, own_size, parts_of, probe, unused_modules
 
 _NOT_THE_TRUNK = {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "name_or_path"}
@@ -58,22 +58,8 @@ class VisionEncoder(ImageEncoder):
             ValueError: There is no such model, or it gives no grid.
         """
         encoder = cls(load_image_config(name_or_folder), dim=dim)
-        try:
-            with quiet_transformers():
-                loaded, report = AutoModel.from_pretrained(
-                    name_or_folder, config=encoder.trunk.config, trust_remote_code=False, output_loading_info=True
-                )
-        except Exception as error:  # of the hub, of safetensors, of a pickle that is refused
-            raise EncoderNotFound(
-                f"the weights of the image encoder {name_or_folder} cannot be loaded: {first_line(error)}"
-            ) from error
         names = encoder.trunk.state_dict().keys()
-        if missing := sorted(names & report["missing_keys"]):
-            raise ValueError(
-                f"the weights at {name_or_folder} are not those of its configuration: {len(missing)} are missing, "
-                f"{missing[0]} first"
-            )
-        weights = loaded.float().state_dict()
+        weights = load_trunk(name_or_folder, encoder.trunk.config, "image", names).state_dict()
         encoder.trunk.load_state_dict({name: weights[name] for name in names})
         encoder.pretrained = True
         encoder.unfreeze(0)

@@ -13,7 +13,7 @@ from transformers.utils import is_timm_available
 
 from .batch_norm import BatchNorm
 from .text import first_line, model_class
-from .trainable import Part
+from .trainable import Part, evaluating
 
 Size = tuple[int, int]
 """Height and width, in pixels or in regions."""
@@ -37,9 +37,8 @@ def build_trunk(config: PreTrainedConfig) -> PreTrainedModel:
     if model_class(config) is None:
         raise ValueError(f"{name} is no vision model that transformers builds alone: choose another --image-encoder")
     try:
-        trunk = AutoModel.from_config(config).to(
-            torch.get_default_dtype()
-        )  # a half-precision checkpoint is built in it
+        # a half-precision checkpoint is built in it
+        trunk = AutoModel.from_config(config).to(torch.get_default_dtype())
     except Exception as error:  # of fields that do not go together, of a timm that does not know the name
         raise ValueError(f"the image encoder {name} cannot be built: {first_line(error)}") from error
     if trunk.main_input_name != "pixel_values":
@@ -105,17 +104,14 @@ def probe(trunk: PreTrainedModel, size: Size, options: dict[str, bool]) -> tuple
     what = f"{name_of(trunk.config)} cannot encode a picture of {size[0]} x {size[1]} pixels"
     weights = {name: p.detach().to("meta").requires_grad_() for name, p in trunk.named_parameters()}
     buffers = {name: buffer.to("meta") for name, buffer in trunk.named_buffers()}
-    training = trunk.training
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with evaluating(trunk), torch.inference_mode(False), torch.enable_grad():
             blank = torch.zeros(1, 3, *size, device="meta")
-            output = torch.func.functional_call(trunk.eval(), weights | buffers, (blank,), options)
+            output = torch.func.functional_call(trunk, weights | buffers, (blank,), options)
             states = output.last_hidden_state
             gradients = torch.autograd.grad(states.sum(), list(weights.values()), allow_unused=True)
     except Exception as error:  # whatever a model makes of a picture that it does not take
         raise ValueError(f"{what}: {first_line(error)}") from error
-    finally:
-        trunk.train(training)
     unused = {name for name, gradient in zip(weights, gradients, strict=True) if gradient is None}
     network = getattr(trunk, "timm_model", None)
     if states.ndim == 4 and states.numel():

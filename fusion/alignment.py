@@ -122,7 +122,7 @@ def contrastive_loss(
         pairs = widen(torch.stack([image_embeds, text_embeds], dim=1))  # (batch, 2, dim)
         pairs = torch.where(present[:, None, None], pairs, 0.0)  # whatever stands in absent rows stays out
         marks = torch.stack(ids, dim=1)  # (batch, 1 to 3): present, then the ids
-        pairs, marks = gather_rows(pairs)[0], gather_rows(marks)[0]  # of all processes from here on
+        pairs, marks = gather_rows(pairs), gather_rows(marks)  # of all processes from here on
         scale = times_processes(widen(scale), -1)
         there, own = marks[:, 0].bool(), torch.arange(len(pairs), device=pairs.device)
 

@@ -26,13 +26,13 @@ def mean_over_processes(tensor: Tensor) -> Tensor:
     return tensor + (total / dist.get_world_size() - tensor).detach()
 
 
-def gather_rows(tensor: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes, one process after the other, and where one's own begin; only these have a gradient.
+def gather_rows(tensor: Tensor) -> Tensor:
+    """The rows of all processes, one process after the other; only one's own have a gradient.
 
     Processes with fewer rows are padded to the longest with 0. All have to call it equally often.
     """
     if not several():
-        return tensor, 0
+        return tensor
     processes, rows = dist.get_world_size(), len(tensor)
     lengths = torch.zeros(processes, dtype=torch.int64, device=tensor.device)
     lengths[dist.get_rank()] = rows
@@ -43,7 +43,7 @@ def gather_rows(tensor: Tensor) -> tuple[Tensor, int]:
     dist.all_gather(gathered, padded)
     first = dist.get_rank() * longest
     everyone = torch.cat(gathered)
-    return torch.cat([everyone[:first], tensor, everyone[first + rows :]]), first
+    return torch.cat([everyone[:first], tensor, everyone[first + rows :]])
 
 
 def times_processes(tensor: Tensor, power: int = 1) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -137,10 +138,11 @@ class SelfAttentionFusion(nn.Module):
         return mask & torch.isin(rank, chosen)
 
 
+@dataclass(eq=False)
 class View:
     """Who sees whom in a joint sequence; the same for every layer.
 
-    Args:
+    Attributes:
         mask: (batch, tokens), True = a real token.
         group: (batch, tokens), 0 for the summary token, 1 for the image, 2 for the text.
         key_bias: (batch, tokens), added to the scores that queries of another group give a token.
@@ -148,13 +150,17 @@ class View:
         is_global: (batch, tokens), or None. Without window and global tokens all see all.
     """
 
-    def __init__(
-        self, mask: Tensor, group: Tensor, key_bias: Tensor, window: int | None, is_global: Tensor | None
-    ) -> None:
-        self.mask, self.group, self.key_bias = mask, group, key_bias
-        self.window, self.is_global = window, is_global
-        self.dense = window is None and is_global is None
-        self._score_bias: Tensor | None = None
+    mask: Tensor
+    group: Tensor
+    key_bias: Tensor
+    window: int | None
+    is_global: Tensor | None
+    _score_bias: Tensor | None = None
+
+    @property
+    def dense(self) -> bool:
+        """Whether all see all."""
+        return self.window is None and self.is_global is None
 
     def score_bias(self) -> Tensor:
         """What is added to the score that a query gives a key, (batch, tokens, tokens): the dense form."""

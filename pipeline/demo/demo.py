@@ -47,6 +47,8 @@ def demo(out: str | Path, *, say: Callable[[str], None] = print, quiet: bool = F
     Raises:
         ValueError: `out` cannot be written to.
     """
+    from datasets import DatasetDict
+
     started = time.perf_counter()
     folder = writable_folder(out)
 
@@ -63,7 +65,7 @@ def demo(out: str | Path, *, say: Callable[[str], None] = print, quiet: bool = F
     say("\n2. Fine-tuning it on a question it never saw, with a new head: what colour is the triangle? (6 answers)\n")
     questions = {"train": make_questions(1200, seed=SEED), "validation": make_questions(300, seed=SEED + 1)}
     record = train(
-        _splits(questions),
+        DatasetDict(questions),
         folder / "run",
         model=SHIPPED_MODEL,
         overwrite=True,
@@ -104,12 +106,6 @@ def demo(out: str | Path, *, say: Callable[[str], None] = print, quiet: bool = F
         "seconds": round(seconds, 1),
         "picture": str(picture),
     }
-
-
-def _splits(splits: dict[str, Dataset]) -> Any:
-    from datasets import DatasetDict
-
-    return DatasetDict(splits)
 
 
 def _two_of_each_kind(scenes: Dataset) -> list[int]:

@@ -111,7 +111,6 @@ def calibrate(
     Args:
         logits: (rows, classes), raw, by modality.
         labels: Of the same rows.
-        config: Of the model.
         seed: Of the rows that are kept where there are more than `MOST_ROWS`, and of the adaptive sets' draws.
     """
     calibration: dict[str, dict[str, Any]] = {}

@@ -32,7 +32,6 @@ def draw_reliability(scores: dict[str, tuple[Tensor, Tensor]], labels: dict[str,
     Args:
         scores: Before and after calibration, (rows, classes) each, by modality.
         labels: (rows,), class indices, by modality; (rows, classes) of a multi-label model.
-        path: Of the picture.
     """
     figure = _figure(4 * len(scores), 4.2)
     for axes, (name, pair) in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores.items(), strict=True):
@@ -64,7 +63,6 @@ def draw_coverage(
     Args:
         rows: Scores (rows, classes) and class indices (rows,), by modality.
         thresholds: By modality, of each promised precision the score from which on it is answered.
-        path: Of the picture.
 
     Returns:
         Whether it was: not of fewer than `_FEWEST` rows.

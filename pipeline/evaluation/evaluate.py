@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ...encoders.tokens import widen
+from ...encoders.trainable import evaluating
 from ..data.content import NOTHING
 from ..data.labels import label_ids, multi_label_targets
 from ..data.options import Reading
@@ -127,16 +128,19 @@ def evaluate(
     return report
 
 
-def scored(kept: dict[str, Tensor], config: DiptychConfig) -> dict[str, tuple[Tensor, Tensor]]:
-    """Calibrated scores and labels by modality, of what `collect` gave `each_half`: of rows that have what it takes."""
+def by_modality(kept: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Raw logits and labels by modality, of what `collect` gave `each_half`: of rows that have what it takes."""
     image, text = kept["present"].unbind(dim=1)
     views = {"both": ("both", image & text), "text": ("text_only", text), "image": ("image_only", image)}
-    found = {}
-    for number, name in enumerate(MODALITIES):
-        view, rows = views[name]
-        logits = kept[view][rows]
-        found[name] = scores(logits, config, torch.full((len(logits),), number)), kept["labels"][rows]
-    return found
+    return {name: (kept[view][rows], kept["labels"][rows]) for name, (view, rows) in views.items()}
+
+
+def scored(kept: dict[str, Tensor], config: DiptychConfig) -> dict[str, tuple[Tensor, Tensor]]:
+    """Calibrated scores and labels, as `by_modality` gives raw logits."""
+    return {
+        name: (scores(logits, config, torch.full((len(logits),), MODALITIES.index(name))), labels)
+        for name, (logits, labels) in by_modality(kept).items()
+    }
 
 
 def _thresholds(config: DiptychConfig) -> dict[str, dict[float, float]]:
@@ -180,8 +184,6 @@ def measure(
     Args:
         model: Prepared by `accelerator`.
         batches: This process's.
-        accelerator: Of the run.
-        console: Shows how far it has come.
         each_half: Whether to measure each half alone as well, the other taken away from every row.
         choose_thresholds: Whether to choose a multi-label model's thresholds on these rows, in place of its own.
         chooses: Of a row's number, whether it counts; all do if not given.
@@ -216,7 +218,10 @@ def metrics_of_rows(
 
     def metrics_of(name: str, rows: Tensor) -> dict[str, Any]:
         had = modalities if name == "both" else torch.full_like(modalities, MODALITIES.index(name.partition("_")[0]))
-        return _metrics(scores(kept[name], config, had)[rows], kept["labels"][rows], thresholds)
+        found, labels = scores(kept[name], config, had)[rows].numpy(), kept["labels"][rows].numpy()
+        if thresholds is None:
+            return classification_metrics(found, labels)
+        return multi_label_metrics(found, labels.astype(int), np.array(thresholds))
 
     metrics = metrics_of("both", usable)
     if thresholds is not None:
@@ -242,30 +247,20 @@ def collect(
         the other; `labels`; `present` (rows, 2), image first; `number`
         (rows,), of each row in its table.
     """
-    was_training = model.training
-    model.eval()
     plain = accelerator.unwrap_model(model)
     names = ("both", "text_only", "image_only") if each_half else ("both",)
     parts: list[dict[str, Tensor]] = []
     numbers: list[int] = []
-    for batch in console.progress(batches, desc="evaluate", unit="batch"):
-        with accelerator.autocast():
-            image, text = plain.encode(batch)
-            no_image, no_text = (replace(half, present=torch.zeros_like(half.present)) for half in (image, text))
-            views = {"both": (image, text), "text_only": (no_image, text), "image_only": (image, no_text)}
-            outputs = {name: plain.fuse(*views[name]) for name in names}
-        found = {name: widen(output.logits) for name, output in outputs.items()}
-        found |= {"labels": batch["labels"], "present": torch.stack([image.present, text.present], dim=1)}
-        found["number"] = torch.tensor(batch["rows"])
-        parts.append({name: tensor.cpu() for name, tensor in found.items()})
-        numbers += batch["rows"]
-    model.train(was_training)
+    with evaluating(model):
+        for batch in console.progress(batches, desc="evaluate", unit="batch"):
+            with accelerator.autocast():
+                image, text = plain.encode(batch)
+                no_image, no_text = (replace(half, present=torch.zeros_like(half.present)) for half in (image, text))
+                views = {"both": (image, text), "text_only": (no_image, text), "image_only": (image, no_text)}
+                outputs = {name: plain.fuse(*views[name]) for name in names}
+            found = {name: widen(output.logits) for name, output in outputs.items()}
+            found |= {"labels": batch["labels"], "present": torch.stack([image.present, text.present], dim=1)}
+            found["number"] = torch.tensor(batch["rows"])
+            parts.append({name: tensor.cpu() for name, tensor in found.items()})
+            numbers += batch["rows"]
     return gather_parts(parts, numbers, accelerator)
-
-
-def _metrics(found: Tensor, labels: Tensor, thresholds: list[float] | None) -> dict[str, Any]:
-    return (
-        classification_metrics(found.numpy(), labels.numpy())
-        if thresholds is None
-        else multi_label_metrics(found.numpy(), labels.numpy().astype(int), np.array(thresholds))
-    )

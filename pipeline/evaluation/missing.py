@@ -17,11 +17,6 @@ from ..runtime.options import check_options, option
 class Missing:
     """Which rows lack a modality.
 
-    Attributes:
-        missing: Share of the rows that lack one; no table is made where it is None.
-        missing_type: Which they lack; of `both` half of them lack the text, half the image.
-        missing_seed: Of the table.
-
     Raises:
         ValueError: One of them is out of its range.
     """

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...encoders.trainable import evaluating
 from ..data.labels import label_ids, label_names
 from ..data.options import Reading
 from ..data.read import read_data
@@ -83,11 +84,8 @@ def measure_ranking(
     model: Any, batches: Iterable[dict[str, Any]], accelerator: Accelerator, console: Console = SILENT
 ) -> dict[str, Any]:
     """Recall at 1, 5 and 10 in both directions over all rows of `batches`, beside chance."""
-    was_training = model.training
-    model.eval()
-    embedded = _embed(model, batches, accelerator, console)
-    model.train(was_training)
-    return _recalls(embedded)
+    with evaluating(model):
+        return _recalls(_embed(model, batches, accelerator, console))
 
 
 @torch.inference_mode()

@@ -42,8 +42,6 @@ def measure_worth(
     Args:
         model: With one label a row, in eval mode.
         batches: Of all rows, of one process.
-        accelerator: Of the run.
-        console: Shows how far it has come.
         exact: Project by all pairs of all rows in place of `PARTNERS` for each of `MOST_ROWS`.
         seed: Of the rows, the partners and the swaps.
 
@@ -132,16 +130,15 @@ def worth_report(right: Mapping[str, Tensor], sampled: Mapping[str, Tensor]) -> 
         right: Whether each row is right: with `both`, `text_only`, `image_only`, and by the `majority` class.
         sampled: The same of the rows that images were swapped among: with `both`, `swapped`, `additive`.
     """
-    accuracy = {name: [float(hits.float().mean()), *wilson(int(hits.sum()), len(hits))] for name, hits in right.items()}
-    accuracy |= {
+    others = {name: hits for name, hits in sampled.items() if name != "both"}
+    accuracy = {
         name: [float(hits.float().mean()), *wilson(int(hits.sum()), len(hits))]
-        for name, hits in sampled.items()
-        if name != "both"
+        for name, hits in {**right, **others}.items()
     }
     differences = {
         f"both - {name}": paired(right["both"], right[name]) for name in ("majority", "text_only", "image_only")
     }
-    differences |= {f"both - {name}": paired(sampled["both"], hits) for name, hits in sampled.items() if name != "both"}
+    differences |= {f"both - {name}": paired(sampled["both"], hits) for name, hits in others.items()}
     gain, low, high = differences["both - text_only"]
     certain = "more than chance" if low > 0 else "a loss" if high < 0 else "which may be chance"
     sentence = (

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...encoders.trainable import evaluating
 from ..data.images import read_image
 from ..data.rows import read_text
 from ..model.contributions import contributions
@@ -36,7 +37,6 @@ def explain(
 
     Args:
         model: With classes.
-        processor: Of the model.
         image: Anything that `read_image` takes; None for none.
         text: A sentence; None for none.
         against: A class to compare the predicted one with; by default all others together.
@@ -59,9 +59,7 @@ def explain(
     photo = None if image is None else read_image(image)
     if photo is None and text is None:
         raise ValueError("there is neither an image nor a text to explain; give one of them, or both")
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         pair, spans = make_pair(processor, photo, text)
         with torch.no_grad():
             tokens = model.encode(pair.batch)
@@ -101,8 +99,6 @@ def explain(
             faithfulness=measure_faithfulness(model, pair, attribution, groups, label, seed=seed),
             image=photo,
         )
-    finally:
-        model.train(training)
 
 
 def make_pair(

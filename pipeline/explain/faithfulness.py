@@ -58,8 +58,6 @@ def measure_faithfulness(
 
     Args:
         model: In eval mode.
-        pair: That was explained.
-        attribution: Of it.
         groups: Word pieces of each word, as indices into `pair.words`: a word goes as a whole.
         label: Class whose score is looked at.
         seed: Of the random removals.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...encoders.tokens import Tokens
 from ..model.model import DiptychModel
@@ -34,112 +33,92 @@ def integrated_gradients(model: DiptychModel, pair: Pair, target: Target) -> Att
     """
     base = baseline(model, pair)
     with torch.no_grad():
-        ends = model.encode(base), model.encode(pair.batch)
-    (image_slope, text_slope, word_slope), total = _path_gradients(model, *ends, target)
-    (base_image, base_text), (image, text) = ends
-    regions = ((image.states - base_image.states)[0] * image_slope).sum(dim=-1)  # (regions,)
-    pieces = ((text.states - base_text.states)[0] * text_slope).sum(dim=-1)  # (words,)
-    if word_slope is not None:  # what the expert for words reads are not the states but the word pieces themselves
-        _, step = _word_scores(model, *ends)
-        pieces = pieces + (step * word_slope).sum(dim=-1)
+        path = _Path(model, model.encode(base), model.encode(pair.batch), target)
+    slopes, total = _integrate(path)
+    regions, pieces, *scores = ((step * slope).sum(dim=-1) for step, slope in zip(path.steps, slopes, strict=True))
+    pieces = sum(scores, start=pieces)  # (words,)
     heat = words = None
     if pair.has_image:
-        heat = _to_pixels(model, pair, image_slope, float(regions.sum()))
+        heat = _to_pixels(model, pair, slopes[0], float(regions.sum()))
     if pair.has_text:
-        words = pieces[pair.words] if len(pieces) > 1 else _to_words(model, pair, base, text_slope)
+        words = pieces[pair.words] if len(pieces) > 1 else _to_words(model, pair, base, slopes[1])
         words = words + (pieces.sum() - words.sum()) / len(words)  # the special tokens' share, evenly
     return Attribution(heat, words, total)
 
 
-def _word_scores(
-    model: DiptychModel, start: tuple[Tokens, Tokens], end: tuple[Tokens, Tokens]
-) -> tuple[Tensor, Tensor]:
-    """The scores of the masked words, (words, classes), and how far those of the words are from them."""
-    assert model.experts is not None
-    assert model.experts.words is not None
-    with torch.no_grad():
-        first, last = (model.experts.words(text.ids)[0] for _, text in (start, end))
-    return first, last - first
+class _Path:
+    """The straight path from the tokens of a baseline to those of a pair.
 
-
-def _path_gradients(
-    model: DiptychModel, start: tuple[Tokens, Tokens], end: tuple[Tokens, Tokens], target: Target
-) -> tuple[tuple[Tensor, Tensor, Tensor | None], float]:
-    """Mean gradients of the score over the straight path of tokens, and their sum.
-
-    Those of regions and words are (regions, dim) and (words, dim); of the scores of word pieces, where the model has
-    any, (words, classes).
+    Attributes:
+        steps: From its start to its end: of regions (regions, dim), of words (words, dim), and where the model has an
+            expert for words, which reads the word pieces themselves, of their scores (words, classes).
     """
-    firsts = [tokens.states for tokens in start]
-    steps = [(e.states - s.states)[0] for s, e in zip(start, end, strict=True)]
-    has_words = model.experts is not None and model.experts.words is not None and end[1].ids is not None
-    hook = None
-    if has_words:
-        first, step = _word_scores(model, start, end)
-        firsts, steps = [*firsts, first.unsqueeze(0)], [*steps, step]
-    current: list[Tensor] = []
 
-    def at(points: Tensor) -> tuple[Tokens, Tokens]:
-        current[:] = [
-            (first + points[:, None, None] * step).requires_grad_() for first, step in zip(firsts, steps, strict=True)
+    def __init__(
+        self, model: DiptychModel, start: tuple[Tokens, Tokens], end: tuple[Tokens, Tokens], target: Target
+    ) -> None:
+        self.model, self.end, self.target = model, end, target
+        self.words = None if model.experts is None or end[1].ids is None else model.experts.words
+        self.firsts, lasts = ([tokens.states for tokens in both] for both in (start, end))
+        if self.words is not None:
+            self.firsts.append(self.words(start[1].ids))
+            lasts.append(self.words(end[1].ids))
+        self.steps = [(last - first)[0] for first, last in zip(self.firsts, lasts, strict=True)]
+
+    def score(self, points: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The scores at points (points,) from 0 to 1, and what they come from: leaves, one for each of `steps`."""
+        leaves = [
+            (first + points[:, None, None] * step).requires_grad_()
+            for first, step in zip(self.firsts, self.steps, strict=True)
         ]
-        both = []
-        for tokens, states in zip(end, current, strict=False):
-            mask, present = tokens.mask.expand(len(points), -1), tokens.present.expand(len(points))
-            both.append(replace(tokens, states=states, mask=mask, present=present))
-        return both[0], both[1]
+        image, text = (
+            replace(
+                tokens,
+                states=states,
+                mask=tokens.mask.expand(len(points), -1),
+                present=tokens.present.expand(len(points)),
+            )
+            for tokens, states in zip(self.end, leaves, strict=False)
+        )
+        hook = None if self.words is None else self.words.register_forward_hook(lambda *_: leaves[2])
+        try:
+            return self.target(logits_of(self.model, image, text)), leaves
+        finally:
+            if hook is not None:
+                hook.remove()
 
-    def values(points: list[float]) -> list[float]:
+    def scores(self, points: list[float]) -> dict[float, float]:
+        """The scores at points, by point."""
         with torch.no_grad():
-            scores = [target(logits_of(model, *at(some))) for some in torch.tensor(points).split(_BATCH)]
-            return [float(score) for score in torch.cat(scores)]
-
-    if has_words and model.experts is not None and model.experts.words is not None:
-        hook = model.experts.words.register_forward_hook(lambda *_: current[2])
-    try:
-        mean, total = _integrate(at, current, values, steps, lambda *both: target(logits_of(model, *both)))
-    finally:
-        if hook is not None:
-            hook.remove()
-    return (mean[0], mean[1], mean[2] if has_words else None), total
+            found = torch.cat([self.score(some)[0] for some in torch.tensor(points).split(_BATCH)])
+        return dict(zip(points, found.tolist(), strict=True))
 
 
-def _integrate(
-    at: Callable[[Tensor], tuple[Tokens, Tokens]],
-    current: list[Tensor],
-    values: Callable[[list[float]], list[float]],
-    steps: list[Tensor],
-    score: Callable[..., Tensor],
-) -> tuple[list[Tensor], float]:
-    """Mean gradients of `score` over a path, in intervals that are halved until they sum to its difference.
+def _integrate(path: _Path) -> tuple[list[Tensor], float]:
+    """Mean gradients of the score over a path, and their sum, in intervals that are halved until it is the difference.
 
     Those that miss it most are halved, as long as what all miss together is more than `TOLERANCE` allows.
-
-    Args:
-        at: What lies at points (points,) of the path; `current` are then its leaves.
-        current: Changed by `at`.
-        values: The scores at points.
-        steps: From the path's start to its end, of each leaf.
-        score: Of what `at` gives, (points,).
     """
     nodes, shares = np.polynomial.legendre.leggauss(_NODES)
     edges = [index / _INTERVALS for index in range(_INTERVALS + 1)]
-    known = dict(zip(edges, values(edges), strict=True))
+    known = path.scores(edges)
     allowed = TOLERANCE * max(abs(known[1.0] - known[0.0]), 1.0)
     pending, total = list(itertools.pairwise(edges)), 0.0
-    mean = [torch.zeros_like(step) for step in steps]
+    mean = [torch.zeros_like(step) for step in path.steps]
+    size = _BATCH // _NODES
     for turn in range(_ROUNDS):
         found: list[tuple[float, float, tuple[float, float], list[Tensor]]] = []
-        for intervals in _chunks(pending, _BATCH // _NODES):
+        for intervals in (pending[start : start + size] for start in range(0, len(pending), size)):
             points = torch.tensor([a + (b - a) * (x + 1) / 2 for a, b in intervals for x in nodes]).float()
             weights = torch.tensor([(b - a) * w / 2 for a, b in intervals for w in shares]).float()
-            both = at(points)
-            slopes = torch.autograd.grad(score(*both).sum(), current, allow_unused=True)
+            score, leaves = path.score(points)
+            slopes = torch.autograd.grad(score.sum(), leaves, allow_unused=True)
             parts = [
                 torch.zeros_like(leaf) if slope is None else slope * weights[:, None, None]
-                for leaf, slope in zip(current, slopes, strict=True)
+                for leaf, slope in zip(leaves, slopes, strict=True)
             ]
-            sums = torch.stack([(part * step).sum(dim=(1, 2)) for part, step in zip(parts, steps, strict=True)]).sum(0)
+            gains = [(part * step).sum(dim=(1, 2)) for part, step in zip(parts, path.steps, strict=True)]
+            sums = torch.stack(gains).sum(dim=0)  # (points,)
             for index, (a, b) in enumerate(intervals):
                 rows = slice(index * _NODES, (index + 1) * _NODES)
                 gained = float(sums[rows].sum())
@@ -157,13 +136,9 @@ def _integrate(
         if not again:
             break
         middles = [(a + b) / 2 for a, b in again]
-        known |= dict(zip(middles, values(middles), strict=True))
+        known |= path.scores(middles)
         pending = [half for (a, b), m in zip(again, middles, strict=True) for half in ((a, m), (m, b))]
     return mean, total
-
-
-def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _to_pixels(model: DiptychModel, pair: Pair, slope: Tensor, total: float) -> Tensor:
@@ -176,7 +151,7 @@ def _to_pixels(model: DiptychModel, pair: Pair, slope: Tensor, total: float) -> 
         tokens = model.image_encoder(point, pair.batch["image_present"])
         (gradient,) = torch.autograd.grad((tokens.states[0] * slope).sum(), point)
         heat += (gradient[0] * pixels[0] * (w / 2)).sum(dim=0)
-    heat = smooth(heat)
+    heat = _smooth(heat)
     # by a factor where that is safe; else the rest evenly, for a sum near 0 says nothing of the places
     whole = float(heat.sum())
     if abs(whole) > 0.1 * float(heat.abs().sum()) and total * whole > 0:
@@ -184,15 +159,10 @@ def _to_pixels(model: DiptychModel, pair: Pair, slope: Tensor, total: float) -> 
     return heat + (total - whole) / heat.numel()
 
 
-def smooth(heat: Tensor, share: float = 0.045) -> Tensor:
-    """A map (height, width), each place a mean over its neighbourhood: a Gaussian of `share` of the shorter side."""
-    sigma = max(share * min(heat.shape), 0.5)
-    reach = int(3 * sigma) + 1
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    line = line / line.sum()
-    padded = F.pad(heat[None, None], (reach, reach, reach, reach))
-    by_row = F.conv2d(padded, line[None, None, None, :])
-    return F.conv2d(by_row, line[None, None, :, None])[0, 0]
+def _smooth(heat: Tensor) -> Tensor:
+    """A map (height, width), each place a mean over its neighbourhood: a Gaussian of 4.5 % of the shorter side."""
+    sigma = max(0.045 * min(heat.shape), 0.5)
+    return torch.from_numpy(gaussian_filter(heat.numpy(), sigma, mode="constant", radius=int(3 * sigma) + 1))
 
 
 def _to_words(model: DiptychModel, pair: Pair, base: dict[str, Tensor], slope: Tensor) -> Tensor:

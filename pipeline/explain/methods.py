@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...encoders.tokens import Tokens
 from ...fusion.attention import Attention
 from ..model.model import DiptychModel
 from .integrated_gradients import integrated_gradients
@@ -50,7 +49,7 @@ def attention_gradient(model: DiptychModel, pair: Pair, target: Target) -> Attri
     for (name, weights), slope in zip(maps, slopes, strict=True):  # (1, heads, queries, keys)
         relevant.setdefault(name, []).append((weights * slope)[0].clamp(min=0).mean(dim=0).detach())
     regions, pieces = _relevance(relevant, image.states.shape[1], text.states.shape[1])
-    heat = _spread_regions(regions, image, pair) if pair.has_image else None
+    heat = _as_map(regions, image.grid or (1, len(regions)), pair) if pair.has_image else None
     words = None
     if pair.has_text:
         words = pieces[pair.words] if len(pieces) > 1 else pieces.expand(len(pair.words)) / len(pair.words)
@@ -64,9 +63,7 @@ def occlusion(model: DiptychModel, pair: Pair, target: Target) -> Attribution:
     if pair.has_image:
         cells = torch.eye(CELLS * CELLS, dtype=torch.bool).view(-1, CELLS, CELLS)
         lost = torch.cat([whole - target(variants(model, pair, some, None)) for some in cells.split(64)])
-        size = pair.batch["pixel_values"].shape[-2:]
-        heat = F.interpolate(lost.view(1, 1, CELLS, CELLS), size=size, mode="bicubic", align_corners=False)[0, 0]
-        heat = heat * (CELLS * CELLS / heat.numel())  # a pixel's share of its cell
+        heat = _as_map(lost, (CELLS, CELLS), pair)
     if pair.has_text:
         words = whole - target(variants(model, pair, None, torch.eye(len(pair.words), dtype=torch.bool)))
     return Attribution(heat, words)
@@ -93,9 +90,8 @@ def _relevance(maps: dict[str, list[Tensor]], regions: int, words: int) -> tuple
     )
 
 
-def _spread_regions(values: Tensor, image: Tokens, pair: Pair) -> Tensor:
-    """Values of regions (regions,) as a map (height, width) with the same sum."""
-    grid = image.grid or (1, len(values))
+def _as_map(values: Tensor, grid: tuple[int, int], pair: Pair) -> Tensor:
+    """Values of the cells of a grid (cells,) as a map (height, width) of the pixels, with the same sum."""
     size = pair.batch["pixel_values"].shape[-2:]
     heat = F.interpolate(values.detach().view(1, 1, *grid), size=size, mode="bicubic", align_corners=False)[0, 0]
     return heat * (len(values) / heat.numel())

@@ -74,7 +74,9 @@ def draw(explanation: Explanation, path: Path) -> None:
         axes.axis("off")
     versus = f" rather than {explanation.against}" if explanation.against else ""
     title = f"{explanation.label}{versus}"
-    figure.text(left, 0.93, title, fontsize=19 if len(title) < 30 else 14, weight="bold", color=_INK, va="top")
+    title = title if len(title) < 46 else f"{title[:44]}…"
+    size = 19 if len(title) < 30 else 14
+    figure.text(left, 0.93, title, parse_math=False, fontsize=size, weight="bold", color=_INK, va="top")
     figure.text(left, 0.835, f"score {percent(explanation.score)}", fontsize=12, color=_MUTED, va="top")
     below = _words(figure, explanation, left, 0.75)
     below = _contributions(figure, explanation, left, below - 0.02)
@@ -114,7 +116,8 @@ def _words(figure: Any, explanation: Explanation, left: float, top: float) -> fl
         label = figure.text(
             x,
             y,
-            text.replace("$", r"\$"),
+            text,
+            parse_math=False,
             fontsize=13,
             color=_INK,
             va="top",
@@ -122,11 +125,12 @@ def _words(figure: Any, explanation: Explanation, left: float, top: float) -> fl
         )
         extent = label.get_window_extent(renderer)
         if x + extent.width / width > 0.97 and x > left:
+            if y < 0.5:  # the bars below need room
+                label.remove()
+                break
             x, y = left, y - line
             label.set_position((x, y))
         x += (extent.width + 0.16 * figure.dpi) / width
-        if y < 0.45:
-            break
     return float(y - line)
 
 
@@ -172,7 +176,7 @@ def _bars(
     axes.axvline(0, color=_MUTED, linewidth=0.8)
     for index, (name, note) in enumerate(zip(values, notes, strict=True)):
         y = top - 0.055 - height * (index + 0.5) / len(values)
-        figure.text(left, y, name.replace("$", r"\$"), fontsize=10, color=_INK, va="center")
+        figure.text(left, y, name, parse_math=False, fontsize=10, color=_INK, va="center")
         figure.text(left + 0.345, y, note, fontsize=10, color=_INK, va="center")
     axes.set_ylim(len(values) - 0.5, -0.5)
     axes.axis("off")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...encoders.tokens import Tokens
+from ..model import contributions
 from ..model.calibration import modalities_of
 from ..model.model import DiptychModel
 
@@ -95,10 +96,9 @@ def log_odds(model: DiptychModel, label: int, against: int | None = None) -> Tar
     def score(logits: Tensor) -> Tensor:
         if against is not None:
             return logits[:, label] - logits[:, against]
-        if model.config.multi_label or logits.shape[1] == 1:
+        if model.config.multi_label:
             return logits[:, label]
-        others = torch.arange(logits.shape[1]) != label
-        return logits[:, label] - logits[:, others].logsumexp(dim=1)
+        return contributions.log_odds(logits, torch.full_like(logits[:, 0], label, dtype=torch.long))
 
     return score
 
@@ -108,7 +108,6 @@ def variants(model: DiptychModel, pair: Pair, cells: Tensor | None, removed: Ten
 
     Args:
         model: In eval mode.
-        pair: To be changed.
         cells: As of `Pair.greyed`; None leaves the image as it is.
         removed: As of `Pair.masked`; None leaves the text as it is.
     """

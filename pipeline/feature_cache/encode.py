@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ...encoders.trainable import evaluating
 from ..data.content import NOTHING, image_id
 from ..data.image_source import BadImage
 from ..data.images import image_content, image_errors, read_image
@@ -114,12 +115,9 @@ def encode_images(
 
     Args:
         model: Its image trunk is frozen, and on the device that is to compute.
-        processor: Of the model.
         wanted: Rows of one table or several.
-        folder: Of the cache.
         workers: Processes that decode, beside each that encodes.
         ids: Whether `HalfFeatures.ids` are wanted, for which every image is decoded.
-        console: Shows how it goes.
 
     Returns:
         Features of each of `wanted`; None if half precision cannot hold them, which is then said.
@@ -201,18 +199,6 @@ def encode_texts(
         return None
     contents = {one.item: content_id(one.pieces) for one in found if one.item}
     return [_half(store, part, found, bad, len(of.table), contents) for part, of in enumerate(wanted)]
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Have a module compute as in evaluation, whatever mode its parts are in: no dropout, and no statistic moves."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _of_all_processes(

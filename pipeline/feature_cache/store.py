@@ -69,7 +69,6 @@ class FeatureStore:
     """The features of one encoder on disk, read as they are asked for; while it lives, nobody clears them.
 
     Args:
-        folder: Of the cache.
         key: Of the encoder, from `trunk_key`.
         width: Numbers of a token.
         about: What to tell people of the encoder.
@@ -147,7 +146,6 @@ class FeatureStore:
 
         Args:
             places: As `find` gives them.
-            rows: Indices into `places`.
             tokens: Of the longest; as many as it has if not given. Shorter ones are followed by 0.
 
         Raises:
@@ -184,7 +182,6 @@ class ChunkWriter:
     """Collects features and writes them chunk by chunk; a context manager, which writes the last one at its end.
 
     Args:
-        folder: Of the encoder.
         width: Numbers of a token.
     """
 

@@ -24,7 +24,6 @@ class Decisions:
     A row of a kind on which the model is not calibrated, or that cannot keep the promise, abstains, and has no set.
 
     Args:
-        config: Of the model.
         options: With a precision or a coverage, sets, or both.
 
     Raises:
@@ -40,26 +39,23 @@ class Decisions:
         self.thresholds: dict[str, float] = {}
         self.limits: dict[str, float] = {}
         if options.precision is not None:
-            precision = options.precision
-            self.thresholds = self._each(lambda modality: precision_threshold(config, modality, precision), math.inf)
+            self.thresholds = self._each(precision_threshold, math.inf, options.precision)
             if self.thresholds["both"] == math.inf:
                 raise ValueError(
-                    f"a precision of {precision} cannot be promised: on the calibration rows not even the answers with "
-                    "the highest scores reach it. Ask for less, or for --coverage"
+                    f"a precision of {options.precision} cannot be promised: on the calibration rows not even the "
+                    "answers with the highest scores reach it. Ask for less, or for --coverage"
                 )
         if options.coverage is not None:
-            coverage = options.coverage
-            self.thresholds = self._each(lambda modality: coverage_threshold(config, modality, coverage), math.inf)
+            self.thresholds = self._each(coverage_threshold, math.inf, options.coverage)
         if options.sets is not None:
-            level, kind = options.sets, options.set_score
-            self.limits = self._each(lambda modality: set_limit(config, modality, level, kind), math.nan)
+            self.limits = self._each(set_limit, math.nan, options.sets, options.set_score)
 
-    def _each(self, of: Callable[[str], float], otherwise: float) -> dict[str, float]:
-        """The number of each modality; that of both must be there."""
+    def _each(self, of: Callable[..., float], otherwise: float, *promised: Any) -> dict[str, float]:
+        """The number that `of` gives for each modality; that of both must be there."""
         numbers = {}
         for modality in MODALITIES:
             try:
-                numbers[modality] = of(modality)
+                numbers[modality] = of(self.config, modality, *promised)
             except ValueError:
                 if modality == "both":
                     raise

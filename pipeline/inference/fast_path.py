@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,7 +34,6 @@ class FastEncoders(InferenceEncoders):
 
     Args:
         model: In 32 bits and in eval mode.
-        fast: Which path.
         pixels: Of images (at least 2, 3, height, width) by which 8 bits are calibrated; else not read.
     """
 
@@ -80,7 +80,6 @@ class _Int8Grid:
 
     Args:
         encoder: Without batch norms; not changed.
-        pixels: To calibrate by.
     """
 
     def __init__(self, encoder: ImageEncoder, pixels: Tensor) -> None:
@@ -90,15 +89,16 @@ class _Int8Grid:
 
         with tempfile.TemporaryDirectory() as name:
             plain, prepared, quantized = (str(Path(name) / f"{step}.onnx") for step in ("plain", "prepared", "int8"))
-            batch = {0: torch.export.Dim("batch")}
             program: Any = torch.onnx.export(
                 _Grid(encoder).eval(), (pixels[:2].contiguous(),), input_names=["pixels"], output_names=["features"],
-                dynamic_shapes=(batch,), dynamo=True, verbose=False,
+                dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
             )  # fmt: skip
             program.save(plain)
             quant_pre_process(plain, prepared)
+            batches = ({"pixels": some.contiguous().numpy()} for some in pixels.split(32))
+            calibration = SimpleNamespace(get_next=lambda: next(batches, None))
             quantize_static(
-                prepared, quantized, _Calibration(pixels), quant_format=QuantFormat.QDQ, per_channel=True,
+                prepared, quantized, calibration, quant_format=QuantFormat.QDQ, per_channel=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                 # without VNNI the sum of two products can be too large for its 16 bits
                 reduce_range=not torch.cpu._is_vnni_supported(),
@@ -111,17 +111,6 @@ class _Int8Grid:
     def __call__(self, pixel_values: Tensor) -> Tensor:
         """Features (batch, width, rows, columns) of pixels (batch, 3, height, width)."""
         return torch.from_numpy(self.session.run(None, {"pixels": pixel_values.contiguous().numpy()})[0])
-
-
-class _Calibration:
-    """Gives ONNX Runtime the calibration images, batch by batch."""
-
-    def __init__(self, pixels: Tensor) -> None:
-        self.batches = iter(pixels.split(32))
-
-    def get_next(self) -> dict[str, Any] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else {"pixels": batch.contiguous().numpy()}
 
 
 class _Recorded(InferenceEncoders):
@@ -153,7 +142,6 @@ def use_fast_path(
 
     Args:
         classifier: Its `encoders` are replaced.
-        fast: Which path.
         read: Gives the rows, from the first; it is called several times.
         columns: As for `ImageTextClassifier.stream`.
         folder: Likewise.

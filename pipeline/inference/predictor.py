@@ -33,10 +33,6 @@ class Predictor:
 
     Args:
         model: In eval mode.
-        processor: The model's own.
-        encoders: Run the model's encoders.
-        options: How to classify.
-        columns: Which columns to read.
         folder: Where relative image paths start.
     """
 
@@ -99,7 +95,9 @@ class Predictor:
         """A prediction for each row; one without a label if it cannot be used or stands at `end` or behind."""
         self.encoders.follow(self.model)
         for row in batch:
-            if row.picture is not None and row.picture.is_of_old_weights(self.encoders.generation):
+            if (picture := row.picture) is None or picture.features is None:
+                continue
+            if picture.generation != self.encoders.generation:  # the weights have changed since
                 self.reader.prepare(row)
         by_number: dict[int, dict[str, Any]] = {}
         nothing = NO_PREDICTION | dict.fromkeys(self.options.requested)

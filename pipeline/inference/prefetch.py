@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,29 +27,23 @@ def windows(rows: Iterable[Any], size: Callable[[], int]) -> Iterator[list[tuple
     """Numbered rows, some at a time; if their source ends in an error, those before it still come.
 
     Args:
-        rows: Of a table.
         size: How many at most; fewer if they hold more than `WINDOW_BYTES`.
     """
-    numbered = enumerate(rows)
-    error: Exception | None = None
-    ended = False
-    while not ended:
-        window: list[tuple[int, Any]] = []
-        held, most = 0, size()
-        while len(window) < most and held < WINDOW_BYTES:
-            try:
-                window.append(next(numbered))
-            except StopIteration:
-                ended = True
-            except Exception as caught:
-                ended, error = True, caught
-            if ended:
-                break
-            held += _bytes(window[-1][1])
+    window: list[tuple[int, Any]] = []
+    held, most = 0, size()
+    try:
+        for number, row in enumerate(rows):
+            window.append((number, row))
+            held += _bytes(row)
+            if len(window) >= most or held >= WINDOW_BYTES:
+                yield window
+                window, held, most = [], 0, size()
+    except Exception:
         if window:
             yield window
-    if error is not None:
-        raise error
+        raise
+    if window:
+        yield window
 
 
 def ahead(
@@ -58,30 +53,28 @@ def ahead(
 
     Args:
         pool: Whose threads do it; without one it is done when it is asked for.
-        do: What to do.
         items: Taken in the caller's thread.
         depth: How many may be under way, or done, before they are asked for.
     """
     if pool is None:
         yield from map(do, items)
         return
-    waiting: deque[Future[Out]] = deque()
-    source = iter(items)
-    error: Exception | None = None
-    ended = False
+
+    def submitted() -> Iterator[Future[Out]]:
+        try:
+            for item in items:
+                yield pool.submit(do, item)
+        except Exception as error:
+            failed: Future[Out] = Future()
+            failed.set_exception(error)
+            yield failed
+
+    source, waiting = submitted(), deque[Future[Out]]()
     while True:
-        while not ended and len(waiting) <= depth():
-            try:
-                waiting.append(pool.submit(do, next(source)))
-            except StopIteration:
-                ended = True
-            except Exception as caught:
-                ended, error = True, caught
+        waiting.extend(islice(source, max(0, depth() + 1 - len(waiting))))
         if not waiting:
-            break
+            return
         yield waiting.popleft().result()
-    if error is not None:
-        raise error
 
 
 class BatchSize:
@@ -92,7 +85,6 @@ class BatchSize:
 
     Args:
         given: By the caller; then it stays so.
-        device: Where the model is.
     """
 
     LARGEST = 512

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
 
 from ..data.image_source import BadImage
 from ..data.images import read_image
@@ -46,9 +45,7 @@ def rank(
 
     Args:
         model: Trained with alignment.
-        processor: The model's own.
         image: Whatever `read_image` takes.
-        text: A sentence.
         texts: Candidates for the image.
         images: Candidates for the text.
         top: How many to give; all if not given.
@@ -62,9 +59,10 @@ def rank(
     if top is not None and top < 1:
         raise ValueError(f"top is {top}; it must be at least 1")
     enough = processor.image_processor.needed_size
+    candidates = list(texts or () if images is None else images)
     if images is None:
         query = embed_images(model, processor, [read_image(image, at_least=enough)])
-        of_texts = [read_text(candidate) for candidate in texts or ()]
+        of_texts = [read_text(candidate) for candidate in candidates]
         problems = [problem for _, problem in of_texts]
         usable = [words for words, problem in of_texts if words is not None]
         found = torch.cat([query[:0], *embed_texts(model, processor, usable)])  # (usable, dim)
@@ -74,7 +72,7 @@ def rank(
             raise ValueError("the text to rank for cannot be used: " + (problem[1] if problem else ""))
         query = next(embed_texts(model, processor, [words]))
         parts, problems = [query[:0]], []
-        for candidate in images:  # one after another, so that any number of them fits
+        for candidate in candidates:  # one after another, so that any number of them fits
             try:
                 parts.append(embed_images(model, processor, [read_image(candidate, at_least=enough)]))
                 problems.append(None)
@@ -84,11 +82,17 @@ def rank(
     scores = (found @ query[0]).cpu()  # (usable,)
     assert model.alignment is not None
     shares = (scores * model.alignment.scale.cpu()).softmax(dim=0).tolist()
-    candidates = list(texts or () if images is None else images)
     good = [index for index, problem in enumerate(problems) if problem is None]
     result = [
-        Ranked(index=good[i], candidate=candidates[good[i]], score=score, probability=shares[i], status="ok", reason="")
-        for i, score in (ranked(scores, len(good)) if good else [])
+        Ranked(
+            index=good[i],
+            candidate=candidates[good[i]],
+            score=float(scores[i]),
+            probability=shares[i],
+            status="ok",
+            reason="",
+        )
+        for i in scores.argsort(descending=True, stable=True).tolist()  # of equal ones the first comes first
     ]
     result += [
         Ranked(index=i, candidate=candidates[i], score=None, probability=None, status=problem[0], reason=problem[1])
@@ -96,19 +100,3 @@ def rank(
         if problem is not None
     ]
     return result[:top]
-
-
-def ranked(similarity: Tensor, top: int) -> list[tuple[int, float]]:
-    """The `top` best candidates, all if there are fewer: index and similarity of each, best first.
-
-    Args:
-        similarity: (candidates,), of one query. Of equal ones the first comes first.
-        top: How many, at least 1.
-
-    Raises:
-        ValueError: `top` is below 1.
-    """
-    if top < 1:
-        raise ValueError(f"top is {top}; it must be at least 1")
-    values, indices = similarity.sort(descending=True, stable=True)
-    return list(zip(indices[:top].tolist(), values[:top].tolist(), strict=True))

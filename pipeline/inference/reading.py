@@ -37,10 +37,6 @@ class Picture:
     features: Tensor | None
     generation: int
 
-    def is_of_old_weights(self, generation: int) -> bool:
-        """Whether the weights have changed since its features were computed."""
-        return self.features is not None and self.generation != generation
-
 
 @dataclass(eq=False)
 class Row:
@@ -85,27 +81,21 @@ class Row:
         return all_reasons(self.problems)
 
 
+@dataclass(eq=False)
 class Reader:
     """Reads the images and texts of rows: texts of many rows at once, images one by one.
 
-    Args:
-        processor: Of the model.
-        columns: Which columns to read.
+    Attributes:
         folder: Where relative image paths start.
         encoders: Of the model; by its generation features are found.
         kept: Features of images that came before.
     """
 
-    def __init__(
-        self,
-        processor: DiptychProcessor,
-        columns: Columns,
-        folder: Path | None,
-        encoders: InferenceEncoders,
-        kept: RecentFeatures,
-    ) -> None:
-        self.processor, self.columns, self.folder = processor, columns, folder
-        self.encoders, self.kept = encoders, kept
+    processor: DiptychProcessor
+    columns: Columns
+    folder: Path | None
+    encoders: InferenceEncoders
+    kept: RecentFeatures
 
     def plan(self, window: list[tuple[int, Mapping[str, Any]]], batch_size: int) -> list[Row]:
         """The rows with their texts read, sorted so that each batch is of texts of about one length; images are not."""

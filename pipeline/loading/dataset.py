@@ -38,11 +38,8 @@ class PairDataset(Dataset[Example]):
 
     Args:
         table: Its rows can be asked for by number.
-        columns: Which columns to read.
         labels: Class index of every row of the table, or a tuple as `Example` has; None if they have no labels.
-        processor: Of the model.
         rows: Which rows to take, in this order; all if not given.
-        augmentation: For training.
         ids: Whether to hash pixels and word pieces, so that equal images and texts are known.
         seed: Of the order and the augmentation. What is drawn for a row follows from it, the epoch and the row,
             whichever process reads the row and whatever it has read before.

@@ -64,29 +64,18 @@ class PairSource(Protocol):
         """A process's batches of each epoch.
 
         Args:
-            plan: Of these rows.
-            device: Where the tensors go.
             shuffle: Whether the rows come in another order in each epoch, which follows from the seed alone.
             workers: Processes that read and prepare rows; 0 reads in this one.
         """
 
 
+@dataclass(eq=False)
 class Collate:
-    """Batch examples for a model.
+    """Batch examples for a model; features stand in for their images or texts where these are known."""
 
-    Args:
-        processor: Of the model.
-        image_features: Stand in for the images, if they are known.
-        text_features: Stand in for the texts, if they are known.
-    """
-
-    def __init__(
-        self,
-        processor: DiptychProcessor,
-        image_features: HalfFeatures | None = None,
-        text_features: HalfFeatures | None = None,
-    ) -> None:
-        self.processor, self.image_features, self.text_features = processor, image_features, text_features
+    processor: DiptychProcessor
+    image_features: HalfFeatures | None = None
+    text_features: HalfFeatures | None = None
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """The model's tensors, `rows`, their numbers, and `problems`: (row, status, reason) of rows that are not `ok`.
@@ -134,11 +123,9 @@ class Batches:
     """A process's batches of each epoch, as its plan shares them out, on its device.
 
     Args:
-        plan: Of the rows.
         dataset: Examples by number, or batches one after another.
         begin: Called with an epoch and how many of its micro-batches are skipped, before the dataset is read.
         first: A batch of one row.
-        device: Where the tensors go.
         workers: Processes that read and prepare rows; 0 reads in this one.
         **loading: Of torch's `DataLoader`, how batches are made.
     """
@@ -193,7 +180,6 @@ class Shares(Sampler[list[tuple[int, int]]]):
     """Of each micro-batch what one process has, as (epoch, index).
 
     Args:
-        plan: Of the rows.
         seed: Of their order; None leaves them as they are.
     """
 

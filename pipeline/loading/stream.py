@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -60,6 +60,7 @@ class RowCounts:
         return f"{self.rows} streamed rows ({self._hash.hexdigest()})"
 
 
+@dataclass(eq=False)
 class PairStream:
     """Some rows of a stream as batches; whoever reads, all rows pass by, and its own are decoded.
 
@@ -67,41 +68,27 @@ class PairStream:
     for each that comes in. So a step is of the same rows however many processes and workers share it, and a run
     that is resumed begins where it stopped.
 
-    Args:
+    Attributes:
         table: Its rows can be gone through again and again.
         counts: Which of them to take, and how many there are.
-        columns: Which columns to read.
         target: The class index of a row, or the tuple of a multi-label one; None without labels.
-        processor: Of the model.
-        augmentation: For training.
         augment_from: Epoch from which pictures are changed.
         ids: Whether to hash images and texts.
         seed: Of the order and the augmentation.
         buffer: Rows that are held, undecoded, to shuffle them.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        counts: RowCounts,
-        columns: Columns,
-        target: Callable[[Table, int, Any], Any] | None,
-        processor: DiptychProcessor,
-        *,
-        augmentation: Augmentation | None = None,
-        augment_from: int = 1,
-        ids: bool = False,
-        seed: int = 0,
-        buffer: int = 1,
-    ) -> None:
-        self.table, self.counts, self.columns, self.target = table, counts, columns, target
-        self.processor, self.seed, self.buffer = processor, seed, buffer
-        self.preparing: dict[str, Any] = {
-            "augmentation": augmentation,
-            "augment_from": augment_from,
-            "ids": ids,
-            "seed": seed,
-        }
+    table: Table
+    counts: RowCounts
+    columns: Columns
+    target: Callable[[Table, int, Any], Any] | None
+    processor: DiptychProcessor
+    _: KW_ONLY
+    augmentation: Augmentation | None = None
+    augment_from: int = 1
+    ids: bool = False
+    seed: int = 0
+    buffer: int = 1
 
     def __len__(self) -> int:
         return self.counts.rows
@@ -137,7 +124,10 @@ class PairStream:
             labels,
             self.processor,
             rows=list(contents),
-            **self.preparing,
+            augmentation=self.augmentation,
+            augment_from=self.augment_from,
+            ids=self.ids,
+            seed=self.seed,
         )
         return [few[epoch, index] for index in range(len(few))]
 

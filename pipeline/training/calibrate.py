@@ -6,13 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..evaluation.calibration import calibrate, calibration_metrics
 from ..evaluation.drawing import TITLES, draw_reliability
-from ..evaluation.evaluate import collect
+from ..evaluation.evaluate import by_modality, collect, scored
 from ..loading.loader import Batches
-from ..model.calibration import MODALITIES
 from ..model.config import DiptychConfig
 from ..model.folder import load_model, save_model
 from ..model.scores import scores
@@ -20,14 +18,12 @@ from .loop import Fit
 from .objective import ENOUGH_TO_CALIBRATE, chooses_epoch
 
 _SHOWN = {"nll": "NLL", "ece": "ECE", "brier": "Brier"}
-_VIEWS = {"both": "both", "text": "text_only", "image": "image_only"}
 
 
 def calibrate_run(fit: Fit, batches: Batches, *, seed: int, rows: int) -> dict[str, Any]:
     """Calibrate the model that a run has kept, and save it again.
 
     Args:
-        fit: Of the run, which is over.
         batches: This process's, of the validation rows.
         seed: Of the run.
         rows: Of validation, in all processes.
@@ -44,30 +40,27 @@ def calibrate_run(fit: Fit, batches: Batches, *, seed: int, rows: int) -> dict[s
     if apart:
         mine = torch.tensor([not chooses_epoch(seed, row) for row in kept["number"].tolist()])
         kept = {name: tensor[mine] for name, tensor in kept.items()}
-    image, text = kept["present"].unbind(dim=1)
-    has = {"both": image & text, "text": text, "image": image}
-    logits = {name: kept[_VIEWS[name]][there] for name, there in has.items()}
-    labels = {name: kept["labels"][there] for name, there in has.items()}
+    logits, labels = ({name: both[place] for name, both in by_modality(kept).items()} for place in (0, 1))
     calibration = calibrate(logits, labels, model.config, seed=seed)
     if not calibration:
-        fit.console.print(f"calibration: {len(image)} validation rows are too few, so the scores stay raw")
+        fit.console.print(f"calibration: {len(kept['labels'])} validation rows are too few, so the scores stay raw")
         return {}
     raw = {name: scores(logits[name], model.config) for name in calibration}
     _keep_decisions(model.config, calibration)
     model.config.calibration = calibration
-    drawn: dict[str, tuple[Tensor, Tensor]] = {}
-    report: dict[str, Any] = {}
-    for name, before in raw.items():
-        after = scores(logits[name], model.config, torch.full((len(before),), MODALITIES.index(name)))
-        drawn[name] = before, after
-        report[name] = {
+    after = scored(kept, model.config)
+    report = {
+        name: {
             "rows": len(before),
             "temperature": calibration[name]["temperature"],
             "each_class": "scale" in calibration[name],
             "before": calibration_metrics(before, labels[name]),
-            "after": calibration_metrics(after, labels[name]),
+            "after": calibration_metrics(*after[name]),
         }
+        for name, before in raw.items()
+    }
     save_model(model, processor, fit.folder.model)
+    drawn = {name: (before, after[name][0]) for name, before in raw.items()}
     draw_reliability(drawn, labels, fit.folder.path / "reliability.png")
     which = "did not choose" if apart else "also chose"
     fit.console.print(f"calibration on validation rows that {which} the epoch; {fit.folder.path / 'reliability.png'}")

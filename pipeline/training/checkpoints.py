@@ -81,35 +81,27 @@ class Progress:
         self.epoch, self.epoch_step, self.batches, self.losses, self.seconds = self.epoch + 1, 0, 0, [], 0.0
 
 
+@dataclass(eq=False, kw_only=True)
 class Checkpoints:
     """The checkpoints of one run: its main process writes and reads, all others hear from it.
 
-    Args:
+    Attributes:
         folder: Where they are.
-        accelerator: Of the run.
         identity: What a run must have in common with the one it resumes, by name.
-        model: Prepared by `accelerator`, as is the optimizer.
-        optimizer: Its state is saved tensor by tensor.
-        schedule: Of the learning rates.
+        model: As `accelerator` unwraps it.
+        optimizer: Prepared by `accelerator`; its state is saved tensor by tensor.
         keep: How many of the newest stay.
         say: What to do with each line for the user.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        accelerator: Accelerator,
-        *,
-        identity: dict[str, Any],
-        model: Any,
-        optimizer: Any,
-        schedule: Any,
-        keep: int,
-        say: Callable[[str], None],
-    ) -> None:
-        self.folder, self.accelerator, self.identity = folder, accelerator, identity
-        self.model, self.optimizer, self.schedule = accelerator.unwrap_model(model), optimizer, schedule
-        self.keep, self.say = keep, say
+    folder: Path
+    accelerator: Accelerator
+    identity: dict[str, Any]
+    model: Any
+    optimizer: Any
+    schedule: Any
+    keep: int
+    say: Callable[[str], None]
 
     def save(self, progress: Progress) -> Path:
         """Write one beside the others and rename it into its place; then remove what is older than the last `keep`.

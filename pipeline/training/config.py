@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from ..data.options import Reading
@@ -31,85 +32,65 @@ RENAMED = {
 
 DATA, MODEL, TRAINING, RUN = "Data", "Model", "Training", "Run"
 """Panels of the command's help."""
+_data, _model, _training, _run = (partial(option, panel=panel) for panel in (DATA, MODEL, TRAINING, RUN))
 
 
 @dataclass(frozen=True)
 class DataOptions(Reading):
     """What is read of the data, and how."""
 
-    stream: bool = option(False, "Read rows one after another, for data too large to be loaded.", panel=DATA)
+    stream: bool = _data(False, "Read rows one after another, for data too large to be loaded.")
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a new model is built from; None leaves a choice to `build_model` and `DiptychConfig`.
+    """What a new model is built from; None leaves a choice to `build_model` and `DiptychConfig`."""
 
-    Attributes:
-        architecture: Further fields of `DiptychConfig`, by name.
-    """
-
-    image_encoder: str | None = option(
+    image_encoder: str | None = _model(
         None,
         "Image encoder: a torchvision ResNet, a Hub id or a folder of a vision model, or a run's folder.  "
         "[default: resnet50]",
-        panel=MODEL,
     )
-    text_encoder: str | None = option(
-        None,
-        "BERT-family text encoder: a Hub id or a folder, or a run's folder.  [default: bert-base-uncased]",
-        panel=MODEL,
+    text_encoder: str | None = _model(
+        None, "BERT-family text encoder: a Hub id or a folder, or a run's folder.  [default: bert-base-uncased]"
     )
-    image_weights: str | None = option(
+    image_weights: str | None = _model(
         None,
         "Start the image encoder from its published weights or from random ones.  [default: pretrained]",
-        panel=MODEL,
         choices=IMAGE_WEIGHTS,
     )
-    image_size: tuple[int, int] | None = option(
-        None,
-        "HEIGHTxWIDTH in pixels that the image encoder sees.  [default: what its weights were made for]",
-        panel=MODEL,
+    image_size: tuple[int, int] | None = _model(
+        None, "HEIGHTxWIDTH in pixels that the image encoder sees.  [default: what its weights were made for]"
     )
-    image_fit: str | None = option(
+    image_fit: str | None = _model(
         None,
         f"How images of other proportions come to that size: whole or cut.  [default: {IMAGE_FITS[0]}]",
-        panel=MODEL,
         choices=IMAGE_FITS,
     )
-    max_length: int | None = option(None, "Longest text, in word pieces.  [default: 128]", panel=MODEL, least=3)
-    region_grid: int | None = option(
+    max_length: int | None = _model(None, "Longest text, in word pieces.  [default: 128]", least=3)
+    region_grid: int | None = _model(
         None,
         "Regions per side of an image at most; 0 is the image encoder's own grid.  [default: 4; concat, mlp: 1]",
-        panel=MODEL,
         least=0,
     )
-    fusion: str | None = option(
-        None, "How the modalities are fused.  [default: cross-modal]", panel=MODEL, choices=FUSIONS
+    fusion: str | None = _model(None, "How the modalities are fused.  [default: cross-modal]", choices=FUSIONS)
+    pattern: str | None = _model(
+        None, "Which tokens see each other, with --fusion self-attention.  [default: dense]", choices=PATTERNS
     )
-    pattern: str | None = option(
-        None,
-        "Which tokens see each other, with --fusion self-attention.  [default: dense]",
-        panel=MODEL,
-        choices=PATTERNS,
+    window: int | None = _model(None, "Tokens that a sliding window shows on each side.  [default: 128]", least=1)
+    hidden_size: int | None = _model(None, "Width of the tokens.  [default: 512]", least=1)
+    fusion_layers: int | None = _model(
+        None, "Layers of cross-modal or self-attention fusion.  [default: 1; self-attention: 2]", least=1
     )
-    window: int | None = option(
-        None, "Tokens that a sliding window shows on each side.  [default: 128]", panel=MODEL, least=1
+    fusion_heads: int | None = _model(None, "Attention heads of the fusion.  [default: 8]", least=1)
+    fusion_hidden_size: int | None = _model(
+        None, "Width of the fusion's feed-forward layers.  [default: 512; else 1024]", least=1
     )
-    hidden_size: int | None = option(None, "Width of the tokens.  [default: 512]", panel=MODEL, least=1)
-    fusion_layers: int | None = option(
-        None, "Layers of cross-modal or self-attention fusion.  [default: 1; self-attention: 2]", panel=MODEL, least=1
+    dropout: float | None = _model(None, "Dropout of the fusion.  [default: 0.1]", least=0, below=1)
+    modality_dropout: float | None = _model(
+        None, "Chance that a training row loses one modality.  [default: 0.3]", least=0, below=1
     )
-    fusion_heads: int | None = option(None, "Attention heads of the fusion.  [default: 8]", panel=MODEL, least=1)
-    fusion_hidden_size: int | None = option(
-        None, "Width of the fusion's feed-forward layers.  [default: 512; else 1024]", panel=MODEL, least=1
-    )
-    dropout: float | None = option(None, "Dropout of the fusion.  [default: 0.1]", panel=MODEL, least=0, below=1)
-    modality_dropout: float | None = option(
-        None, "Chance that a training row loses one modality.  [default: 0.3]", panel=MODEL, least=0, below=1
-    )
-    modality_gate: bool | None = option(
-        None, "Learn weights of the modalities.  [default: yes, except for concat]", panel=MODEL
-    )
+    modality_gate: bool | None = _model(None, "Learn weights of the modalities.  [default: yes, except for concat]")
     architecture: dict[str, Any] | None = option(None, "Further fields of the model's configuration.", panel="")  # noqa: RUF009
 
     def __post_init__(self) -> None:
@@ -126,135 +107,85 @@ class BuildOptions:
 class TrainConfig:
     """How a run goes; saved in its folder. The architecture is saved with the model instead."""
 
-    objective: str = option(
-        "classify",
-        "Classify by labels, or align images with their texts, which needs no labels.",
-        panel=TRAINING,
-        choices=OBJECTIVES,
+    objective: str = _training(
+        "classify", "Classify by labels, or align images with their texts, which needs no labels.", choices=OBJECTIVES
     )
-    recipe: str = option(
-        "balanced",
-        "How long to train where --epochs does not say: fast, balanced, or best.",
-        panel=TRAINING,
-        choices=RECIPES,
+    recipe: str = _training(
+        "balanced", "How long to train where --epochs does not say: fast, balanced, or best.", choices=RECIPES
     )
-    epochs: int | None = option(
-        None, "Passes over the training rows.  [default: by --recipe and the number of rows]", panel=TRAINING, least=1
+    epochs: int | None = _training(
+        None, "Passes over the training rows.  [default: by --recipe and the number of rows]", least=1
     )
-    batch_size: int = option(
-        32, "Rows per optimizer step, over all devices and micro-batches.", panel=TRAINING, least=1
+    batch_size: int = _training(32, "Rows per optimizer step, over all devices and micro-batches.", least=1)
+    gradient_accumulation_steps: int = _training(
+        1, "Micro-batches per optimizer step, for batches that do not fit in memory.", least=1
     )
-    gradient_accumulation_steps: int = option(
-        1, "Micro-batches per optimizer step, for batches that do not fit in memory.", panel=TRAINING, least=1
+    learning_rate: float = _training(5e-4, "Peak learning rate of randomly initialised parts.", above=0, below=math.inf)
+    encoder_learning_rate: float = _training(
+        5e-5, "Peak learning rate of pretrained encoders.", above=0, below=math.inf
     )
-    learning_rate: float = option(
-        5e-4, "Peak learning rate of randomly initialised parts.", panel=TRAINING, above=0, below=math.inf
+    weight_decay: float = _training(0.01, "Weight decay of matrices; biases and norms have none.", least=0)
+    warmup_ratio: float = _training(
+        0.1, "Share of the steps in which the learning rate rises; it then falls as a cosine.", least=0, below=1
     )
-    encoder_learning_rate: float = option(
-        5e-5, "Peak learning rate of pretrained encoders.", panel=TRAINING, above=0, below=math.inf
+    max_grad_norm: float = _training(1.0, "Gradients are scaled down to this norm.", above=0)
+    unfreeze_image: int | None = _training(
+        0, "Parts of a pretrained image encoder that train, counted from the top: a number or all.", none="all"
     )
-    weight_decay: float = option(0.01, "Weight decay of matrices; biases and norms have none.", panel=TRAINING, least=0)
-    warmup_ratio: float = option(
-        0.1,
-        "Share of the steps in which the learning rate rises; it then falls as a cosine.",
-        panel=TRAINING,
-        least=0,
-        below=1,
+    unfreeze_text: int | None = _training(
+        0, "Parts of a pretrained text encoder that train, counted from the top: a number or all.", none="all"
     )
-    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", panel=TRAINING, above=0)
-    unfreeze_image: int | None = option(
-        0,
-        "Parts of a pretrained image encoder that train, counted from the top: a number or all.",
-        panel=TRAINING,
-        none="all",
-    )
-    unfreeze_text: int | None = option(
-        0,
-        "Parts of a pretrained text encoder that train, counted from the top: a number or all.",
-        panel=TRAINING,
-        none="all",
-    )
-    unfreeze_at: int = option(
-        1, "Epoch from which these parts train; they are frozen before it.", panel=TRAINING, least=1
-    )
-    layer_decay: float = option(
+    unfreeze_at: int = _training(1, "Epoch from which these parts train; they are frozen before it.", least=1)
+    layer_decay: float = _training(
         1.0,
         "Learning rate of each part of a pretrained encoder, as a share of that of the part above.",
-        panel=TRAINING,
         above=0,
         most=1,
     )
-    alignment_weight: float | None = option(
-        None,
-        "Weight of the contrastive loss beside that of the classes.  [default: 0, or what --model has]",
-        panel=TRAINING,
-        least=0,
+    alignment_weight: float | None = _training(
+        None, "Weight of the contrastive loss beside that of the classes.  [default: 0, or what --model has]", least=0
     )
-    class_weights: str = option(
-        "none", "Let every row count the same in the loss, or every class.", panel=TRAINING, choices=CLASS_WEIGHTS
+    class_weights: str = _training(
+        "none", "Let every row count the same in the loss, or every class.", choices=CLASS_WEIGHTS
     )
-    focal_gamma: float = option(
-        0.0, "Focal loss gamma: down-weights well-classified rows; 0 is off, 2 usual.", panel=TRAINING, least=0
+    focal_gamma: float = _training(
+        0.0, "Focal loss gamma: down-weights well-classified rows; 0 is off, 2 usual.", least=0
     )
-    label_smoothing: float = option(
-        0.0, "Share of each target that is spread over all classes.", panel=TRAINING, least=0, below=1
-    )
-    select: str | None = option(
+    label_smoothing: float = _training(0.0, "Share of each target that is spread over all classes.", least=0, below=1)
+    select: str | None = _training(
         None,
         "Metric on the validation rows that chooses the best epoch.  [default: accuracy; of rare classes macro_f1 or "
         "loss, and a line says why]",
-        panel=TRAINING,
         choices=METRICS,
     )
-    calibration: bool = option(True, "Calibrate the scores on validation rows after the last epoch.", panel=TRAINING)
-    patience: int | None = option(
-        None,
-        "Stop after so many epochs without a better one, not counting those before --unfreeze-at.",
-        panel=TRAINING,
-        least=1,
+    calibration: bool = _training(True, "Calibrate the scores on validation rows after the last epoch.")
+    patience: int | None = _training(
+        None, "Stop after so many epochs without a better one, not counting those before --unfreeze-at.", least=1
     )
-    flip: bool | None = option(
-        None,
-        "Mirror training images.  [default: where the image encoder trains and no text speaks of left or right]",
-        panel=TRAINING,
+    flip: bool | None = _training(
+        None, "Mirror training images.  [default: where the image encoder trains and no text speaks of left or right]"
     )
-    crop: bool | None = option(
-        None, "Crop training images at random.  [default: where the image encoder trains]", panel=TRAINING
-    )
-    colour: bool | None = option(
+    crop: bool | None = _training(None, "Crop training images at random.  [default: where the image encoder trains]")
+    colour: bool | None = _training(
         None,
         "Change brightness, contrast and saturation of training images.  [default: where the image encoder trains]",
-        panel=TRAINING,
     )
-    validation_share: float = option(
-        0.1, "Share of the training rows held out, if the data has no validation split.", panel=DATA, least=0, below=1
+    validation_share: float = _data(
+        0.1, "Share of the training rows held out, if the data has no validation split.", least=0, below=1
     )
-    shuffle_buffer: int = option(1000, "With --stream: rows held in memory to shuffle them.", panel=DATA, least=1)
-    cache: bool = option(True, "Keep the features of frozen encoders on disk, to compute them only once.", panel=RUN)
-    cache_dir: str | None = option(
-        None, "Where features are kept.  [default: $DIPTYCH_CACHE, or ~/.cache/diptych]", panel=RUN
+    shuffle_buffer: int = _data(1000, "With --stream: rows held in memory to shuffle them.", least=1)
+    cache: bool = _run(True, "Keep the features of frozen encoders on disk, to compute them only once.")
+    cache_dir: str | None = _run(None, "Where features are kept.  [default: $DIPTYCH_CACHE, or ~/.cache/diptych]")
+    precision: str | None = _run(
+        None, "Number format; no is 32 bits.  [default: what accelerate launch was told, else no]", choices=PRECISIONS
     )
-    precision: str | None = option(
-        None,
-        "Number format; no is 32 bits.  [default: what accelerate launch was told, else no]",
-        panel=RUN,
-        choices=PRECISIONS,
-    )
-    seed: int = option(0, "Seed of weights, order, augmentation and dropout.", panel=RUN, least=0, most=2**32 - 1)
-    workers: int = option(
-        0, "Processes per device that read and prepare rows; 0 uses the training process.", panel=RUN, least=0
-    )
-    tracker: str | None = option(
-        None, "Log metrics to tensorboard, or to another tracker that Accelerate knows.", panel=RUN
-    )
-    checkpoint_steps: int = option(0, "Optimizer steps between checkpoints; 0 counts none.", panel=RUN, least=0)
-    checkpoint_minutes: float = option(
-        15.0, "Minutes between checkpoints; 0 never looks at the clock.", panel=RUN, least=0
-    )
-    keep: int = option(2, "How many of the newest checkpoints are kept.", panel=RUN, least=1)
-    skip_nonfinite: bool = option(
-        False, "Skip steps whose loss or gradient is not finite, instead of stopping.", panel=RUN
-    )
+    seed: int = _run(0, "Seed of weights, order, augmentation and dropout.", least=0, most=2**32 - 1)
+    workers: int = _run(0, "Processes per device that read and prepare rows; 0 uses the training process.", least=0)
+    tracker: str | None = _run(None, "Log metrics to tensorboard, or to another tracker that Accelerate knows.")
+    checkpoint_steps: int = _run(0, "Optimizer steps between checkpoints; 0 counts none.", least=0)
+    checkpoint_minutes: float = _run(15.0, "Minutes between checkpoints; 0 never looks at the clock.", least=0)
+    keep: int = _run(2, "How many of the newest checkpoints are kept.", least=1)
+    skip_nonfinite: bool = _run(False, "Skip steps whose loss or gradient is not finite, instead of stopping.")
 
     def __post_init__(self) -> None:
         check_options(self)

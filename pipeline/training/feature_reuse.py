@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +16,42 @@ from .config import TrainConfig
 from .optim import trains_from
 
 
+@dataclass(eq=False)
 class EpochRows:
-    """The rows of a run, the same in each epoch.
+    """The rows of a run to learn from and to measure by, the same in each epoch."""
 
-    Args:
-        training: Rows to learn from.
-        validation: Rows to measure by.
-    """
-
-    def __init__(self, training: PairSource, validation: PairSource) -> None:
-        self.training, self.validation = training, validation
+    training: PairSource
+    validation: PairSource
 
     def of(self, epoch: int) -> tuple[PairSource, PairSource]:
         """Rows to learn from and to measure by, from `epoch` on."""
         return self.training, self.validation
 
 
+@dataclass(eq=False)
 class FeatureReuse(EpochRows):
     """The rows of a run, with features from the cache in place of what a frozen encoder would compute again.
 
-    Args:
+    Attributes:
         training: Rows to learn from. As long as their images are changed at random, these are encoded anew.
-        validation: Rows to measure by.
         model: Where it is to compute.
-        processor: Of the model.
-        config: Of the run.
         folder: Of the cache.
-        console: Shows how it goes.
+        features: Of `images` and `texts`, those of the rows to learn from and of those to measure by.
     """
 
-    def __init__(
-        self,
-        training: PairDataset,
-        validation: PairDataset,
-        model: DiptychModel,
-        processor: DiptychProcessor,
-        config: TrainConfig,
-        *,
-        folder: Path,
-        console: Console,
-    ) -> None:
-        super().__init__(training, validation)
-        self.data = (training, validation)
-        self.model, self.processor, self.config, self.folder, self.console = model, processor, config, folder, console
-        self.images: list[HalfFeatures | None] | None = None
-        self.texts: list[HalfFeatures | None] | None = None
+    training: PairDataset
+    validation: PairDataset
+    model: DiptychModel
+    processor: DiptychProcessor
+    config: TrainConfig
+    folder: Path
+    console: Console
+    features: dict[str, list[HalfFeatures | None]] = field(default_factory=dict)
+
+    @property
+    def data(self) -> tuple[PairDataset, PairDataset]:
+        """All of them."""
+        return self.training, self.validation
 
     def of(self, epoch: int) -> tuple[PairSource, PairSource]:
         """Rows to learn from and to measure by, from `epoch` on; what the cache lacks is encoded now.
@@ -68,26 +60,30 @@ class FeatureReuse(EpochRows):
             ValueError: The cache cannot be written to, or the disk is too small.
             OSError: A chunk cannot be written.
         """
+        model, config = self.model, self.config
         dropped = []
-        if not _is_frozen(trains_from(self.model.image_encoder, self.config.unfreeze_image, self.config), epoch):
-            dropped += ["images"] if self.images and any(self.images) else []
-            self.images = [None, None]
-        elif self.images is None:
-            self.images = self._encode_images(epoch)
-        if not _is_frozen(trains_from(self.model.text_encoder, self.config.unfreeze_text, self.config), epoch):
-            dropped += ["texts"] if self.texts and any(self.texts) else []
-            self.texts = [None, None]
-        elif self.texts is None:
-            wanted = [RowsToEncode(data.table, data.columns, data.rows) for data in self.data]
-            found = encode_texts(self.model, self.processor, wanted, self.folder, console=self.console)
-            self.texts = [*found] if found else [None, None]
+        for what, encoder, count, encode in (
+            ("images", model.image_encoder, config.unfreeze_image, self._encode_images),
+            ("texts", model.text_encoder, config.unfreeze_text, self._encode_texts),
+        ):
+            trains = trains_from(encoder, count, config)
+            if trains is not None and epoch >= trains:
+                dropped += [what] if any(self.features.get(what, ())) else []
+                self.features[what] = [None, None]
+            elif what not in self.features:
+                self.features[what] = encode(epoch)
         if dropped:
             self.console.print(f"features: from epoch {epoch} on {' and '.join(dropped)} are encoded in every epoch")
-        training, validation = self.data
-        return (
-            training.with_features(self.images[0], self.texts[0]),
-            validation.with_features(self.images[1], self.texts[1]),
+        training, validation = (
+            data.with_features(images, texts)
+            for data, images, texts in zip(self.data, self.features["images"], self.features["texts"], strict=True)
         )
+        return training, validation
+
+    def _encode_texts(self, _: int) -> list[HalfFeatures | None]:
+        wanted = [RowsToEncode(data.table, data.columns, data.rows) for data in self.data]
+        found = encode_texts(self.model, self.processor, wanted, self.folder, console=self.console)
+        return [*found] if found else [None, None]
 
     def _encode_images(self, epoch: int) -> list[HalfFeatures | None]:
         keeping = [data.augmentation is None or epoch < data.augment_from for data in self.data]
@@ -102,8 +98,3 @@ class FeatureReuse(EpochRows):
         found = encode_images(self.model, self.processor, wanted, self.folder, console=self.console, **options)
         features = iter(found or ())
         return [next(features, None) if keep else None for keep in keeping]
-
-
-def _is_frozen(trains: int | None, epoch: int) -> bool:
-    """Whether nothing of an encoder trains in `epoch`, nor has before; `trains` is the first epoch in which it does."""
-    return trains is None or epoch < trains

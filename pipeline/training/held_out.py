@@ -27,11 +27,8 @@ def hold_out_unseen(
     share a text, or at least equal rows. A line says so.
 
     Args:
-        table: Of the rows.
-        columns: Which of its columns to read.
         classes: Of each row, to stratify by.
         fraction: Of the rows to validate with.
-        seed: Of the choice.
         console: Shows how far it has come, and what stays together.
 
     Raises:

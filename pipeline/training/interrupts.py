@@ -16,7 +16,6 @@ class Interrupts:
     """Between the steps of a run: what all its processes agree to do, checkpoints, and the end when it is asked for.
 
     Args:
-        accelerator: Of the run.
         checkpoints: Where it is saved.
         signals: Entered as long as the run goes.
         steps: Optimizer steps from one checkpoint to the next; 0 counts none.

@@ -45,10 +45,8 @@ class Fit:
     Args:
         model: To be trained in place.
         processor: Saved beside it.
-        config: How the run goes.
         objective: How the model is measured, and by what its best epoch is chosen.
         folder: Of the run; the best epoch's model is kept there.
-        console: Shows how it goes.
     """
 
     def __init__(
@@ -103,10 +101,10 @@ class Fit:
         model, optimizer = accelerator.prepare(self.model, optimizer)
         rates = schedule(optimizer, steps=steps, warmup=config.warmup_ratio, epochs=epochs)
         checkpoints = Checkpoints(
-            self.folder.checkpoints,
-            accelerator,
+            folder=self.folder.checkpoints,
+            accelerator=accelerator,
             identity=identity or {},
-            model=model,
+            model=accelerator.unwrap_model(model),
             optimizer=optimizer,
             schedule=rates,
             keep=config.keep,

@@ -114,8 +114,6 @@ def choose_metric(
     """The objective with the metric that chooses its best epoch, and why it is that one.
 
     Args:
-        objective: Of the run.
-        asked: The metric that was asked for.
         training: Rows to train on of each class, (classes,); None if they have no labels, or several.
         validation: Rows to validate with of each class.
 

@@ -55,7 +55,6 @@ def parameter_groups(model: DiptychModel, config: TrainConfig) -> list[dict[str,
 
     Args:
         model: With every part unfrozen that is ever to train, as in the last epoch.
-        config: How the run goes.
     """
     rates, starts = {}, {}
     for trunk, encoder in (("image", model.image_encoder), ("text", model.text_encoder)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from ...encoders.trainable import evaluating
 from ..loading.loader import Batches
 from ..model.model import DiptychModel
 from .config import TrainConfig
@@ -44,8 +45,6 @@ def with_length(config: TrainConfig, model: DiptychModel, rows: int) -> tuple[Tr
 
     Args:
         config: Of the run; its own `epochs` stay.
-        model: To be trained.
-        rows: To train on.
     """
     steps = -(-rows // config.batch_size)  # of an epoch
     if config.epochs is not None:
@@ -77,15 +76,13 @@ def step_seconds(model: nn.Module, batches: Batches) -> float:
         for name, value in batch.items()
         if isinstance(value, Tensor)
     }
-    was_training = model.training
-    model.eval()  # batch norms stay as they are
-    started = time.perf_counter()
-    loss = model(**batch).loss
-    if loss is not None and loss.requires_grad:
-        loss.backward()
-    seconds = time.perf_counter() - started
+    with evaluating(model):  # batch norms stay as they are
+        started = time.perf_counter()
+        loss = model(**batch).loss
+        if loss is not None and loss.requires_grad:
+            loss.backward()
+        seconds = time.perf_counter() - started
     model.zero_grad(set_to_none=True)
-    model.train(was_training)
     return seconds
 
 

@@ -13,6 +13,7 @@ from ..model.processor import DiptychProcessor
 from ..runtime.console import Console
 from ..runtime.files import Lock
 from ..runtime.outputs import files_of, remove, remove_leftovers, restore
+from ..runtime.record import read_record
 from ..runtime.version import __version__
 from .checkpoints import checkpoint_folders, earlier_checkpoints, remove_checkpoints
 from .config import TrainConfig
@@ -59,7 +60,7 @@ def may_begin(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
     """
     if resume and overwrite:
         raise ValueError("--resume goes on with a run and --overwrite begins anew: give one of them")
-    record, model = folder.read(), restore(folder.model)
+    record, model = read_record(folder.path), restore(folder.model)
     foreign = [folder.path / "run.json"] if not record and (folder.path / "run.json").exists() else []
     if model.is_dir() and any(model.iterdir()) and not record and files_of(model) is None:
         foreign.append(model)

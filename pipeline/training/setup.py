@@ -77,11 +77,7 @@ def set_up(
 
     Args:
         data: Whatever `load_tables` takes.
-        config: How the run goes.
-        build: What a new model is built from.
-        reading: What is read of the data.
         model: A saved model to start from, in place of a new one.
-        console: Shows what was found.
 
     Raises:
         ValueError: Something is not usable; the message says what and what to do.
@@ -89,7 +85,7 @@ def set_up(
     labelled = config.objective == "classify"
     columns, rows = _read(data, config, reading, labelled, console)
     objective = (MULTI_LABEL if rows.multi_label else CLASSIFY) if labelled else ALIGN
-    counts = (rows.class_counts(), rows.validation_counts()) if objective is CLASSIFY else (None, None)
+    counts = (rows.class_counts(), rows.class_counts(held=True)) if objective is CLASSIFY else (None, None)
     objective, why = choose_metric(objective, config.select, *counts)
     console.print(f"best epoch: by {objective.select} on validation, {why}")
 
@@ -111,13 +107,10 @@ def set_up(
         network.experts.set_prior(counts_ if config.class_weights == "none" else torch.ones_like(counts_))
     changes, augment_from, why = _augmentation(config, network, rows)
     console.print(f"augmentation: {', '.join(name for name, on in changes.items() if on) or 'none'}{why}")
-    training, validation = rows.pair_sets(
-        processor,
-        Augmentation(processor.image_processor, **changes) if any(changes.values()) else None,
-        ids=network.alignment is not None,
-        validation_ids=not labelled,
-        augment_from=augment_from,
-    )
+    augmentation = Augmentation(processor.image_processor, **changes) if any(changes.values()) else None
+    ids = network.alignment is not None
+    training = rows.pairs(processor, augmentation=augmentation, augment_from=augment_from, ids=ids)
+    validation = rows.pairs(processor, held=True, ids=not labelled)
     what = f"{len(rows.names)} classes" if labelled else "no labels needed"
     if labelled and config.calibration and len(validation) >= ENOUGH_TO_CALIBRATE:
         chooses = partial(chooses_epoch, config.seed)

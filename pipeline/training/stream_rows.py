@@ -99,12 +99,14 @@ class StreamRows(TrainingRows):
     def _texts(self) -> Sequence[str | None]:
         return ["left"] * self.part.sides + [""] * (self.part.heard - self.part.sides)
 
-    def _counts(self, *, held: bool) -> Tensor:
+    def class_counts(self, *, held: bool = False) -> Tensor:
+        """As of `TrainingRows`."""
         counts = self.held if held else self.part
         present = torch.tensor([counts.labels[name] for name in self.names])
         return torch.stack([counts.rows - present, present]) if self.multi_label else present
 
-    def _pairs(self, processor: DiptychProcessor, held: bool, **options: Any) -> PairStream:
+    def pairs(self, processor: DiptychProcessor, *, held: bool = False, **options: Any) -> PairStream:
+        """As of `TrainingRows`."""
         table, counts, buffer = (
             (self.held_table, self.held, 1) if held else (self.table, self.part, self.config.shuffle_buffer)
         )

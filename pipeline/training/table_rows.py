@@ -59,14 +59,16 @@ class TableRows(TrainingRows):
         rows = islice(narrow(self.table, Columns(None, self.columns.text)).rows, 10_000)
         return [] if self.columns.text is None else [self.columns.text_of(row) for row in rows]
 
-    def _counts(self, *, held: bool) -> Tensor:
+    def class_counts(self, *, held: bool = False) -> Tensor:
+        """As of `TrainingRows`."""
         labels = torch.tensor(_chosen(self.held_labels, self.held) if held else _chosen(self.labels, self.kept))
         if not self.multi_label:
             return torch.bincount(labels, minlength=len(self.names))
         present = labels.sum(dim=0)
         return torch.stack([len(labels) - present, present])
 
-    def _pairs(self, processor: DiptychProcessor, held: bool, **options: Any) -> PairDataset:
+    def pairs(self, processor: DiptychProcessor, *, held: bool = False, **options: Any) -> PairDataset:
+        """As of `TrainingRows`."""
         table, labels, rows = (
             (self.held_table, self.held_labels, self.held) if held else (self.table, self.labels, self.kept)
         )

@@ -19,8 +19,8 @@ from ..runtime.console import SILENT, Console
 from ..runtime.files import user_path
 from ..runtime.heartbeat import Heartbeat
 from ..runtime.launch import fork, forks
-from ..runtime.outputs import remove_leftovers
-from ..runtime.record import read_record, require_same
+from ..runtime.outputs import remove_leftovers, writable_folder
+from ..runtime.record import read_record, require_same, write_record
 from ..runtime.version import __version__
 from .calibrate import calibrate_run
 from .checkpoints import remove_checkpoints
@@ -88,7 +88,7 @@ def train(
     main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process  # it alone speaks and writes
     console = Console(say, bars=not quiet) if main else SILENT
     made = not user_path(out).exists()
-    folder = RunFolder.at(out)
+    folder = RunFolder(writable_folder(out))
     may_begin(folder, resume=resume, overwrite=overwrite)
     try:
         setup = set_up(data, config, build, reading, model, console)
@@ -98,7 +98,7 @@ def train(
         others: dict[str, Any] = {"columns": str(setup.columns), **setup.augmentation}
         remember_rows(setup.model, rows.training.row_ids())
         identity = identity_of(config, setup.model, setup.processor, rows.training, rows.validation, **others)
-        earlier = folder.read() if resume else {}
+        earlier = read_record(folder.path) if resume else {}
         if earlier.get("state") == "done":
             require_same(earlier["identity"], identity, folder.path)
             if main:
@@ -123,7 +123,7 @@ def train(
 
         def note(state: str = "running") -> None:
             if main:
-                folder.write(_record(about, state, fit))
+                write_record(folder.path, _record(about, state, fit))
 
         with begin(folder, console, resume=resume, overwrite=overwrite) if main else contextlib.nullcontext():
             try:

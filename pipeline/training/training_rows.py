@@ -12,7 +12,7 @@ from ..data.labels import is_multi_label
 from ..data.rows import Columns
 from ..data.splits import training_table
 from ..data.tables import Table
-from ..loading.augmentation import Augmentation, speaks_of_sides
+from ..loading.augmentation import speaks_of_sides
 from ..model.processor import DiptychProcessor
 from ..runtime.console import SILENT, Console
 from .config import TrainConfig
@@ -23,9 +23,6 @@ class TrainingRows(ABC):
 
     Args:
         tables: By split; `train`, or the only one, is trained on.
-        columns: Which columns to read.
-        config: How the run goes.
-        labelled: Whether the run needs labels.
         console: Shows how the rows to validate with are held out, and how far the pass over a stream has come.
 
     Attributes:
@@ -66,42 +63,22 @@ class TrainingRows(ABC):
     def _texts(self) -> Sequence[str | None]:
         """As many texts as were looked at, of which those that speak of sides do so; they may be stand-ins."""
 
-    def class_counts(self) -> Tensor:
-        """How many rows to train on have each class, (classes,); of multi-label rows (2, classes), absence first."""
-        return self._counts(held=False)
+    @abstractmethod
+    def class_counts(self, *, held: bool = False) -> Tensor:
+        """How many rows to train on, or of those that are `held` out, have each class.
 
-    def validation_counts(self) -> Tensor:
-        """How many rows to validate with have each class, as `class_counts`."""
-        return self._counts(held=True)
+        (classes,); of multi-label rows (2, classes), absence first.
+        """
 
     @abstractmethod
-    def _counts(self, *, held: bool) -> Tensor:
-        """As `class_counts`, of the rows to train on or of those that are held out."""
-
-    def pair_sets(
-        self,
-        processor: DiptychProcessor,
-        augmentation: Augmentation | None,
-        *,
-        ids: bool,
-        validation_ids: bool,
-        augment_from: int = 1,
-    ) -> tuple[Any, Any]:
-        """The rows to train on and those to validate with, each a `PairDataset` or a `PairStream`.
+    def pairs(self, processor: DiptychProcessor, *, held: bool = False, **options: Any) -> Any:
+        """The rows to train on, or those that are `held` out, as a `PairDataset` or a `PairStream`.
 
         Args:
             processor: Of the model.
-            augmentation: Of the images to train on.
-            ids: Whether training needs the hashes of images and texts.
-            validation_ids: Whether validation needs them.
-            augment_from: Epoch from which images are changed.
+            held: Which of them.
+            **options: Of that class: `augmentation`, `augment_from`, `ids`.
         """
-        changed = {"augmentation": augmentation, "augment_from": augment_from, "ids": ids}
-        return self._pairs(processor, False, **changed), self._pairs(processor, True, ids=validation_ids)
-
-    @abstractmethod
-    def _pairs(self, processor: DiptychProcessor, held: bool, **options: Any) -> Any:
-        """The rows to train on, or those that are held out."""
 
     def _require_two(self, classes: int, rows: int) -> None:
         """See that there is something to tell apart.

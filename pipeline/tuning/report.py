@@ -30,7 +30,6 @@ def sweep_text(record: dict[str, Any], *, top: int = 10) -> str:
 
     Args:
         record: What `tune` returns.
-        top: How many to show at most.
     """
     trials = [Trial(**trial) for trial in record["trials"]]
     names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))

@@ -108,8 +108,6 @@ def space_of(
     training finds them.
 
     Args:
-        image: The image encoder.
-        text: The text encoder.
         options: Of `train`, as the user gave them.
         fusions: From which to choose; all if not given.
 

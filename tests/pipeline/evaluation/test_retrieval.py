@@ -71,6 +71,14 @@ def test_texts_are_ranked_for_an_image_and_images_for_a_text(aligned):
     assert [one["index"] for one in found] == [2, 0]
 
 
+def test_of_equal_candidates_the_first_comes_first(aligned):
+    classifier = ImageTextClassifier.from_pretrained(aligned[0])
+    texts = ["a blue shirt", "a red shirt", "a blue shirt", "a red shirt"]
+    found = classifier.rank(image=picture("red", seed=900), texts=texts)
+    assert [one["index"] for one in found] == [1, 3, 0, 2]
+    assert [one["index"] for one in classifier.rank(image=picture("red", seed=900), texts=texts, top=3)] == [1, 3, 0]
+
+
 def test_the_score_is_the_cosine_of_the_embeddings(aligned):
     classifier = ImageTextClassifier.from_pretrained(aligned[0])
     image, text = picture("red", 5), "a blue shirt"

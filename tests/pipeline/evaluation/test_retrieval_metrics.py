@@ -8,7 +8,6 @@ from itertools import permutations
 import pytest
 import torch
 from diptych.pipeline.evaluation.retrieval_metrics import chance_recall_at, recall_at, zero_shot_accuracy
-from diptych.pipeline.inference.rank import ranked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -79,13 +78,6 @@ def test_zero_shot_accuracy_by_hand():
     assert zero_shot_accuracy(similarity, torch.tensor([0, 1, 1, 0])) == 0.5
 
 
-def test_ranked_is_best_first_and_stops_at_top():
-    similarity = torch.tensor([0.25, 0.75, 0.5, 0.75])
-    assert ranked(similarity, 3) == [(1, 0.75), (3, 0.75), (2, 0.5)]
-    assert len(ranked(similarity, 10)) == 4
-    assert ranked(similarity[:0], 2) == []
-
-
 EYE = torch.eye(2).bool()
 
 
@@ -115,8 +107,3 @@ def test_what_cannot_be_ranked_is_refused(similarity, positives, ks, message):
 def test_labels_that_are_no_classes_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         zero_shot_accuracy(torch.rand(2, 2), labels)
-
-
-def test_top_below_one_is_refused():
-    with pytest.raises(ValueError, match="top is 0; it must be at least 1"):
-        ranked(torch.rand(3), 0)

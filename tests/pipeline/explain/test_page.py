@@ -7,13 +7,14 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from diptych import load_model
 from diptych.pipeline.demo.scenes import SHIPPED_MODEL, make_scenes
 from diptych.pipeline.explain.explain import explain
 from diptych.pipeline.explain.page import page_of, save_explanation
-from diptych.pipeline.explain.picture import percent
+from diptych.pipeline.explain.picture import draw, percent
 from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -95,6 +96,12 @@ def test_picture_and_page_are_files(explanations, tmp_path):
         with Image.open(picture) as image:
             assert image.format == "PNG"
             assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 8
+
+
+def test_a_name_is_drawn_as_it_is_written(explanations, tmp_path):
+    name = r"$\no formula$"
+    draw(replace(explanations["pair"], label=name, scores={name: 1.0}), tmp_path / "names.png")
+    assert (tmp_path / "names.png").stat().st_size
 
 
 @pytest.mark.parametrize(("share", "text"), [(1.0, "100.0 %"), (0.99995, "> 99.9 %"), (0.5, "50.0 %"), (0.0, "0.0 %")])

@@ -49,7 +49,7 @@ def sets(stream, processor, **options):
     config = TrainConfig(**({"shuffle_buffer": 7} | options))
     rows = StreamRows(load_tables(stream), COLUMNS, config, labelled=True)
     augmentation = Augmentation(processor.image_processor, flip=True, crop=True, colour=False)
-    return rows, *rows.pair_sets(processor, augmentation, ids=False, validation_ids=False)
+    return rows, rows.pairs(processor, augmentation=augmentation), rows.pairs(processor, held=True)
 
 
 @settings(max_examples=12, deadline=None)
@@ -103,7 +103,7 @@ def test_what_a_row_becomes_is_what_a_table_makes_of_it(stream, tiny_processor, 
     _, training, _ = sets(stream, tiny_processor)
     table = load_tables(pairs)["train"]
     labels = list(pairs["label"])
-    plain = PairDataset(table, COLUMNS, labels, tiny_processor, augmentation=training.preparing["augmentation"])
+    plain = PairDataset(table, COLUMNS, labels, tiny_processor, augmentation=training.augmentation)
     for batch in training.batches(Plan(len(training), 10), shuffle=True).epoch(2):
         expected = Collate(tiny_processor)([plain[2, row] for row in batch["rows"]])
         assert torch.equal(batch["pixel_values"], expected["pixel_values"])

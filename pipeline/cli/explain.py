@@ -39,9 +39,8 @@ def explain(
     """Explain a prediction: the places and words that speak for it."""
     from ..explain.explain import explain as explain_pair
     from ..explain.many import compare_methods, comparison_text, explain_rows, parse_rows
-    from ..explain.page import places_of, save_explanation
+    from ..explain.page import places_of, save_explanation, see_that_they_may_go
     from ..model.folder import load_model
-    from ..runtime.outputs import see_that_it_is_new
 
     if faithfulness is None and out is None:
         raise ValueError("give --out, the folder for the page and the picture")
@@ -51,9 +50,8 @@ def explain(
         raise ValueError("--rows goes with --data: it says which rows of the table to explain")
     if reading and data is None and faithfulness is None:
         raise ValueError(f"--{next(iter(reading)).replace('_', '-')} goes with --data: it says how a table is read")
-    if data is None and faithfulness is None and not overwrite:  # before anything is computed
-        for place in places_of(str(out)):
-            see_that_it_is_new(place)
+    if data is None and faithfulness is None:  # before anything is computed
+        see_that_they_may_go(places_of(str(out)), overwrite=overwrite)
     network, processor = load_model(model)
     if faithfulness is not None:
         compared = compare_methods(

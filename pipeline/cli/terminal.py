@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -49,6 +50,14 @@ def coloured(text: str, stream: TextIO | None, **style: Any) -> str:
     )
 
 
+def _told(error: Exception) -> str:
+    """What an error says to the user; of the disk, the file, why, and what to do."""
+    if not isinstance(error, OSError) or not error.strerror or error.filename is None:
+        return str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{error.filename}: {error.strerror}{'; make room, or choose another --out' if full else ''}"
+
+
 @contextlib.contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
     """Turn an error that a user can fix into one line and exit code 1; show it whole if `debug`."""
@@ -67,7 +76,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
             time.sleep(HEAD_START)
             who = f"process {process_rank()}: "
         command = error.command(sys.argv[1:]) if isinstance(error, OptionNeeded) else ""
-        print_error(f"{who}{' '.join(str(error).split())}{f'; run: {command}' if command else ''}")
+        print_error(f"{who}{' '.join(_told(error).split())}{f'; run: {command}' if command else ''}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt as interrupt:  # a run that saved itself says what, and how to resume
         if debug:

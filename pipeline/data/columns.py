@@ -73,6 +73,8 @@ def find_columns(
     if label is None and need_label:
         label = _named(of("class", "classes", "string", "integer", "list", "other"), _LABEL_NAMES)
         label = label or _the_only(of("class", "classes"))
+        if label is None:
+            _no_bytes(table, of, _LABEL_NAMES)
     if text is None and "text" in modalities:
         text = _find_text(table, of)
     if label is None and need_label:
@@ -114,6 +116,7 @@ def _find_text(table: Table, of: Callable[..., list[str]]) -> str:
     lists = _named(of("list"), _TEXT_NAMES)
     if lists is not None:
         raise _lists(table, lists, "text")
+    _no_bytes(table, of, _TEXT_NAMES)
     wordy = [name for name in texts if _looks(table, name, _is_wordy)]
     if len(wordy) == 1:
         return wordy[0]
@@ -158,6 +161,12 @@ def _choose(table: Table, what: str, candidates: Sequence[str], several: bool | 
     reason = f"{table.name}: {count} the {what}: {names}; name it with --{what}-column"
     options: dict[str, Any] = {f"{what}_column": candidates[0]} if several else {}
     return OptionNeeded(reason, **options)
+
+
+def _no_bytes(table: Table, of: Callable[..., list[str]], names: Sequence[str]) -> None:
+    """Refuse a column of one of these names that holds bytes: nothing says in which encoding."""
+    if (name := _named(of("bytes"), names)) is not None:
+        raise ValueError(f"{table.name}: {name!r} holds bytes: decode them, and store the column as text")
 
 
 def _lists(table: Table, name: str, what: str) -> ValueError:

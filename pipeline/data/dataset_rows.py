@@ -24,9 +24,18 @@ _ADDRESS = re.compile(r"[/\\~]|[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 class DatasetRows(Rows):
-    """The rows of a `datasets.Dataset`, whatever its format is set to; images, sounds and films stay undecoded."""
+    """The rows of a `datasets.Dataset`, whatever its format is set to; images, sounds and films stay undecoded.
+
+    Raises:
+        ValueError: The dataset has a transform of its own.
+    """
 
     def __init__(self, data: datasets.Dataset) -> None:
+        if data.format["type"] == "custom":
+            raise ValueError(
+                "the dataset has a transform of its own, which is not applied: apply it with map(), or take it off "
+                "with reset_format()"
+            )
         self.data = undecoded(data.with_format(None))
         self.features = dict(self.data.features)
 

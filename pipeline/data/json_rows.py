@@ -39,7 +39,7 @@ class JsonRows(FileRows):
                 yield _json_row(line, number, name) if wanted is None or wanted() else None
 
     def _parse(self, file: TextFile, text: str) -> Any:
-        return _json_row(text, 0, str(file.path))
+        return _json_row(text.lstrip(), 0, str(file.path))  # of the blank lines before it
 
 
 def read_json(files: Sequence[Path]) -> Rows:
@@ -113,7 +113,12 @@ def _holds_rows(whole: Any) -> bool:
 
 def json_rows(lines: Iterable[bytes | str], name: str) -> Iterator[dict[str, Any]]:
     """The objects of JSON lines, in order; blank lines are passed over."""
-    return (_json_row(line, number, name) for number, line in enumerate(lines, start=1) if line.strip())
+    return (_json_row(line, number, name) for number, line in enumerate(lines, start=1) if not _is_blank(line))
+
+
+def _is_blank(line: bytes | str) -> bool:
+    """Whether a line holds nothing but blanks of any script, as `str.isspace` knows them."""
+    return not (line.decode("utf-8", "replace") if isinstance(line, bytes) else line).strip()
 
 
 def _json_row(line: bytes | str, number: int, name: str) -> dict[str, Any]:

@@ -107,6 +107,8 @@ def settle(
         try:
             columns = find_columns(table, **given | {"image": photos.column}, **how)
         except OptionNeeded as another:
+            if not another.options:
+                raise _with_hint(another) from None
             more = {"image_column": photos.column, "image_folder": str(photos.folder), "image_suffix": photos.suffix}
             raise OptionNeeded(str(another), **more | another.options) from None
     if columns.image is not None:
@@ -172,11 +174,13 @@ def require_some(table: Table, columns: Columns) -> None:
 
 
 def nothing_used(table: Table, columns: Columns, firsts: Mapping[str, str]) -> ValueError | None:
-    """What to say of rows of which none had an image that could be used, or none a text; None if some had.
+    """What to say of rows of which none could be read, or none had an image or none a text to use; None if some had.
 
     Args:
         firsts: Of each status of theirs a reason.
     """
+    if {*firsts} == {"row_unreadable"}:
+        return ValueError(f"{table.name}: no row can be read ({firsts['row_unreadable']})")
     for name in ("image", "text"):
         without = [s for s in firsts if s == "both_missing" or (s.startswith(f"{name}_") and s != "text_truncated")]
         if getattr(columns, name) is not None and without and {*firsts} <= {*without, "row_unreadable"}:

@@ -125,6 +125,8 @@ def _load_path(
     if "://" in str(data):
         raise ValueError(f"{data} is a URL, which is not followed: download it first")
     path = user_path(data)
+    if str(data) == "-":
+        raise ValueError("- is standard input, which is read by classify alone: give a file or a folder")
     local = path.exists() or isinstance(data, Path) or str(data).startswith((".", "/", "~")) or str(data).count("/") > 1
     if not local and path.suffix.lower() not in FORMATS:
         return _load_hub(str(data), streaming, config, revision, say)
@@ -136,6 +138,8 @@ def _load_path(
         if path.suffix.lower() in FORMATS:
             return {"train": _of_files([path], str(data), say)}
         raise _no_table(path, str(data))
+    if not path.is_dir():
+        raise ValueError(f"{data} is neither a file nor a folder: write the rows to a file first")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         try:
             saved = datasets.load_from_disk(str(path))
@@ -159,6 +163,8 @@ def _no_table(path: Path, data: str) -> ValueError:
 
 def _of_splits(parts: Mapping[Any, Any], name: str, say: Callable[[str], None]) -> dict[str, Table]:
     """Splits of `datasets` under their usual names, and a line if these are others."""
+    if not parts:
+        raise ValueError(f"{name or 'the data '}has no splits: it is an empty DatasetDict")
     found = by_split(parts)
     if set(found) != {str(key) for key in parts}:
         names = by_split({key: str(key) for key in parts})

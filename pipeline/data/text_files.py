@@ -211,4 +211,5 @@ class FileRows(Rows):
         which = bisect_right(self._before, number) - 1
         ends, place = self._index()[which], number - self._before[which]
         file = self._texts[which]
-        return self._whole(self._parse(file, file.text(file.read(ends[place], ends[place + 1]))))
+        row = self._parse(file, file.text(file.read(ends[place], ends[place + 1])))
+        return row if isinstance(row, UnreadableRow) else self._whole(row)

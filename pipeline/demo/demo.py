@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..evaluation.evaluate import evaluate
 from ..inference.classifier import ImageTextClassifier
 from ..inference.predictions import Prediction
-from ..runtime.outputs import writable_folder
+from ..runtime.outputs import own_folder
 from ..training.train import train
 from .scenes import KINDS, SHIPPED_MODEL, make_questions, make_scenes
 
@@ -45,12 +45,12 @@ def demo(out: str | Path, *, say: Callable[[str], None] = print, quiet: bool = F
         training, and seconds.
 
     Raises:
-        ValueError: `out` cannot be written to.
+        ValueError: `out` holds files of others, or cannot be written to.
     """
     from datasets import DatasetDict
 
     started = time.perf_counter()
-    folder = writable_folder(out)
+    folder = own_folder(out)
 
     say("1. The shipped model, on pairs it never saw: is the sentence true of the picture?")
     say(f"   Two of each kind of sentence, and last the hardest of {POOL} pairs.\n")

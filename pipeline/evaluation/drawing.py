@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..model.calibration import rounded
-from ..runtime.outputs import beside, writable_folder
+from ..runtime.outputs import beside, see_that_it_is_ours, writable_folder
 from .calibration import confidences, expected_calibration_error, mass_bins
 from .worth import wilson
 
@@ -107,8 +107,7 @@ def picture_place(folder: str | Path, name: str) -> Path:
         ValueError: The folder cannot be written to, or holds something of that name that is not ours.
     """
     path = writable_folder(folder) / name
-    if path.exists() and b"Diptych" not in path.read_bytes()[:256]:
-        raise ValueError(f"{path} is there and not of diptych: choose another --out")
+    see_that_it_is_ours(path)
     return path
 
 

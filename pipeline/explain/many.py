@@ -22,11 +22,11 @@ from ..data.splits import pick_split
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..runtime.files import user_path
-from ..runtime.outputs import see_that_it_is_new, write_whole
+from ..runtime.outputs import write_whole
 from .explain import DEFAULT_METHOD, explain, make_pair
 from .faithfulness import curves
 from .methods import METHODS
-from .page import places_of, save_explanation
+from .page import places_of, save_explanation, see_that_they_may_go
 from .removal import log_odds
 
 FIRST_ROWS = 10
@@ -70,13 +70,12 @@ def explain_rows(
 
     Raises:
         ValueError: The data cannot be read, or has no such row; or files of these names are there, and `overwrite` was
-            not given.
+            not given, or they are none of ours.
     """
     folder = user_path(out)
     lines, index = folder / "explanations.jsonl", folder / "index.html"
     pages = [place for row in rows for place in places_of(folder, _name(row))]
-    for place in () if overwrite else (lines, index, *pages):
-        see_that_it_is_new(place)
+    see_that_they_may_go((lines, index, *pages), overwrite=overwrite)
     records = []
     for pair in read_rows(model, data, rows, split=split, reading=Reading(**reading), say=say):
         record: dict[str, Any] = {"row": pair.row, "status": pair.status, "reason": pair.reason}
@@ -218,7 +217,8 @@ def _index(records: Sequence[Mapping[str, Any]]) -> str:
         else:
             items.append(f"<li>row {record['row']}: {record['status']}<br>{text}</li>")
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="generator" content="Diptych">'
+        '<meta name="viewport" '
         'content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><title>Explanations</title>'
         "<style>:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:760px;margin:0 auto;"
         "padding:24px;overflow-wrap:anywhere}li{margin:0 0 14px}</style></head><body><h1>Explanations</h1><ul>"

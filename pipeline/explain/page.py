@@ -6,13 +6,14 @@ import base64
 import html
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 
 from PIL import Image
 
 from ..runtime.files import user_path
-from ..runtime.outputs import beside, see_that_it_is_new, writable_folder, write_whole
+from ..runtime.outputs import beside, see_that_it_is_new, see_that_it_is_ours, writable_folder, write_whole
 from .explanation import Explanation, Word
 from .picture import draw, overlay, percent, removed
 
@@ -20,6 +21,7 @@ _PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="Diptych">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
@@ -130,17 +132,26 @@ def places_of(folder: str | Path, name: str = "explanation") -> tuple[Path, Path
     return user_path(folder) / f"{name}.html", user_path(folder) / f"{name}.png"
 
 
+def see_that_they_may_go(places: Iterable[Path], *, overwrite: bool) -> None:
+    """See that nothing is lost by writing an explanation; with `overwrite`, nothing but an earlier one.
+
+    Raises:
+        ValueError: It would be.
+    """
+    for place in places:
+        see_that_it_is_ours(place) if overwrite else see_that_it_is_new(place)
+
+
 def save_explanation(
     explanation: Explanation, folder: str | Path, *, name: str = "explanation", overwrite: bool = False
 ) -> tuple[Path, Path]:
     """Write a page that needs nothing else and a picture; their paths.
 
     Raises:
-        ValueError: One of them is there, and `overwrite` was not given.
+        ValueError: One of them is there, and `overwrite` was not given, or it is none of ours.
     """
     page, picture = places_of(folder, name)
-    for place in () if overwrite else (page, picture):
-        see_that_it_is_new(place)
+    see_that_they_may_go((page, picture), overwrite=overwrite)
     writable_folder(folder)
     write_whole(page, page_of(explanation).encode("utf-8", "replace"))
     with beside(picture, wait=True) as new:

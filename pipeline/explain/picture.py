@@ -64,7 +64,9 @@ def draw(explanation: Explanation, path: Path) -> None:
     from matplotlib.figure import Figure
 
     has_image = explanation.image is not None and explanation.heat is not None
-    figure = Figure(figsize=(11, 5) if has_image else (7, 5), dpi=130, facecolor="white")
+    figure = Figure(
+        figsize=(11, 5) if has_image else (7, 5), dpi=130, facecolor="white", metadata={"Software": "Diptych"}
+    )
     left = 0.47 if has_image else 0.05
     if has_image:
         photo, layer = overlay(explanation)

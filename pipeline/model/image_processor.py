@@ -18,6 +18,8 @@ from ..data.images import picture_box, read_image
 from ..runtime.choices import IMAGE_FITS, require_choice
 from .config import DiptychConfig
 
+MOST_PIXELS = 4096
+"""Of a side that an encoder sees: a batch of larger ones would not fit in memory."""
 _OLD_NAMES = {"height", "width", "shortest_edge", "mean", "std"}
 _SAVED_BY_TRANSFORMERS = {"image_processor_type", "processor_class", "feature_extractor_type"}
 
@@ -77,6 +79,10 @@ class DiptychImageProcessor(BaseImageProcessor):
             raise ValueError(f"crop_size is {crop_size}; give its height and width with a size of shortest_edge only")
         if self.height < 1 or self.width < 1:
             raise ValueError(f"the image size is {self.height} x {self.width}; both must be at least 1 pixel")
+        if max(self.height, self.width) > MOST_PIXELS:
+            raise ValueError(
+                f"the image size is {self.height} x {self.width}; both must be at most {MOST_PIXELS} pixels"
+            )
         if self.shortest_edge is not None and self.shortest_edge < max(self.height, self.width):
             raise ValueError(
                 f"shortest_edge is {self.shortest_edge}; it must be at least {max(self.height, self.width)}"

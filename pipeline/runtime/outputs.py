@@ -23,6 +23,9 @@ from .version import __version__
 MARK = ".diptych.json"
 """In every folder that is ours: in one that is done with the size and hash of each file that we wrote there."""
 
+SIGNATURE = b"Diptych"
+"""At the start of each page and picture of ours; a line of JSON begins with its row."""
+
 
 @contextlib.contextmanager
 def beside(path: Path, *, wait: bool = False, replace: bool = True, ours: bool = False) -> Iterator[Path]:
@@ -45,18 +48,19 @@ def beside(path: Path, *, wait: bool = False, replace: bool = True, ours: bool =
         yield path
         return
     space = _space(path)
-    lock = _enter(space, path, wait=wait)
-    new = space / f"new{path.suffix}"
-    try:
-        if not replace:
-            see_that_it_is_new(path)
-        yield new
-        if new.exists():
+    with _named(path):
+        lock = _enter(space, path, wait=wait)
+        new = space / f"new{path.suffix}"
+        try:
             if not replace:
                 see_that_it_is_new(path)
-            _put(new, path, space / "old", ours=ours)
-    finally:
-        _leave(space, path, lock)
+            yield new
+            if new.exists():
+                if not replace:
+                    see_that_it_is_new(path)
+                _put(new, path, space / "old", ours=ours)
+        finally:
+            _leave(space, path, lock)
 
 
 def see_that_it_is_new(path: Path) -> None:
@@ -69,6 +73,30 @@ def see_that_it_is_new(path: Path) -> None:
         raise ValueError(f"{path} is there already: give --overwrite to replace it, or choose another --out")
 
 
+def see_that_it_is_ours(path: Path) -> None:
+    """See that nothing of others is lost by replacing a file whose name is ours: those of ours say so at their start.
+
+    Raises:
+        ValueError: Something of others has that name.
+    """
+    if os.path.lexists(path) and not (path.is_file() and _begins_as_ours(path)):
+        raise ValueError(f"{path} is there and not of diptych: choose another --out")
+
+
+def own_folder(out: str | Path) -> Path:
+    """Make the folder `out` for files of ours alone: it is new or empty, or was made for that before.
+
+    Raises:
+        ValueError: It holds something of others, or cannot be written to.
+    """
+    folder = writable_folder(out)
+    if files_of(folder) is None:
+        if any(folder.iterdir()):
+            raise ValueError(f"{out} holds files that are not of diptych: choose another --out, such as a new folder")
+        _mark(folder, {})
+    return folder
+
+
 def writable_folder(out: str | Path) -> Path:
     """Make the folder `out` if need be, and see that it can be written to.
 
@@ -78,8 +106,9 @@ def writable_folder(out: str | Path) -> Path:
     folder = user_path(out)
     with writing_to(out):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")  # a full disk takes empty files
+            file.flush()
     return folder
 
 
@@ -190,6 +219,17 @@ def remove(folder: Path) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name what was written in an error of the disk that names nothing: a full disk says so of no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def _space(path: Path) -> Path:
     return path.with_name(f".{path.name}.diptych")
 
@@ -291,6 +331,12 @@ def _seal(new: Path, path: Path, *, ours: bool) -> None:
     if clash:
         _mark(path, dict.fromkeys(clash))
     _mark(new, {name: facts_of(new / name) for name in names})
+
+
+def _begins_as_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(512)
+    return not start or SIGNATURE in start or start.startswith(b'{"row": ')
 
 
 def _mark(folder: Path, files: Mapping[str, Any]) -> None:

@@ -61,7 +61,7 @@ def calibrate_run(fit: Fit, batches: Batches, *, seed: int, rows: int) -> dict[s
     }
     save_model(model, processor, fit.folder.model)
     drawn = {name: (before, after[name][0]) for name, before in raw.items()}
-    draw_reliability(drawn, labels, fit.folder.path / "reliability.png")
+    draw_reliability(drawn, labels, fit.folder.reliability)
     which = "did not choose" if apart else "also chose"
     fit.console.print(f"calibration on validation rows that {which} the epoch; {fit.folder.path / 'reliability.png'}")
     for name, values in report.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -189,6 +190,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        most = max(16, 2 * (os.cpu_count() or 1))
+        if self.workers > most:  # each is a process: the machine would stand still
+            raise ValueError(f"workers is {self.workers}, and there are {os.cpu_count()} CPUs; give {most} or fewer")
         if self.epochs is not None and self.unfreeze_at > self.epochs:
             raise ValueError(
                 f"unfreeze_at is {self.unfreeze_at}, after the last of {self.epochs} epochs; choose an earlier one"
@@ -225,4 +229,7 @@ def read_options(options: Mapping[str, Any]) -> tuple[TrainConfig, BuildOptions,
     if options.get("image_weights") == "random":  # frozen, they would never learn
         options.setdefault("unfreeze_image", None)
     config, build, data = sort_options(options, TrainConfig, BuildOptions, DataOptions)
+    for name in ("text_only", "image_only"):
+        if getattr(data, name) and (config.objective == "align" or config.alignment_weight):
+            raise ValueError(f"{name} leaves no pairs to align: leave it out, or objective align and alignment_weight")
     return config, build, data

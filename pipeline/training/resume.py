@@ -12,7 +12,7 @@ from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..runtime.console import Console
 from ..runtime.files import Lock
-from ..runtime.outputs import files_of, remove, remove_leftovers, restore
+from ..runtime.outputs import files_of, remove, remove_leftovers, restore, see_that_it_is_ours
 from ..runtime.record import read_record
 from ..runtime.version import __version__
 from .checkpoints import checkpoint_folders, earlier_checkpoints, remove_checkpoints
@@ -66,6 +66,7 @@ def may_begin(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
         foreign.append(model)
     if foreign:
         raise ValueError(f"{foreign[0]} is not of a run of diptych and would be replaced: choose another --out")
+    see_that_it_is_ours(folder.reliability)
     if overwrite:
         return
     checkpoints = checkpoint_folders(folder.checkpoints)

@@ -23,6 +23,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def reliability(self) -> Path:
+        """The picture of how well scores are calibrated."""
+        return self.path / "reliability.png"
+
+    @property
     def logs(self) -> Path:
         """What a tracker writes."""
         return self.path / "logs"

@@ -177,9 +177,13 @@ def test_rows_that_pass_by_without_any_image_or_text_stop_the_run(rows, missing,
 
 def test_a_stream_of_broken_lines_is_a_row_for_each(run, monkeypatch):
     stream(monkeypatch, b"image,text", b"a.png,b")
+    with pytest.raises(ValueError, match=r"standard input: no row can be read \(row 0: line 1 of .* is no JSON"):
+        run("-")
+    pair = json.dumps({"image": "red.png", "text": "a"}).encode()
+    stream(monkeypatch, b"image,text", pair, b"a.png,b")
     _, rows, counts = run("-")
-    assert counts == {"ok": 0, "row_unreadable": 2}
-    assert [row["label"] for row in rows] == ["", ""]
+    assert counts == {"image_missing": 1, "row_unreadable": 2}
+    assert [bool(row["label"]) for row in rows] == [False, True, False]
 
 
 def test_error_names_the_line_of_a_stream(run, monkeypatch):

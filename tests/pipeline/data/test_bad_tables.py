@@ -5,6 +5,8 @@ from __future__ import annotations
 import datasets
 import pandas as pd
 import pytest
+from diptych.pipeline.data.options import OptionNeeded, Reading
+from diptych.pipeline.data.read import read_data
 from PIL import Image
 
 from .test_tables import ROWS, load, png, refusal, write
@@ -111,3 +113,41 @@ def test_a_list_may_mix_kinds_of_images():
 @pytest.mark.parametrize("rows", [[], pd.DataFrame({"image": [], "text": []})], ids=["list", "DataFrame"])
 def test_no_rows_are_refused_and_called_empty(rows):
     assert "no rows" in refusal(rows)
+
+
+def test_a_dataset_with_a_transform_of_its_own_is_not_read_without_it():
+    data = datasets.Dataset.from_list(ROWS)
+    with pytest.raises(ValueError, match=r"has a transform of its own, which is not applied: apply it with map\(\)"):
+        load(data.with_transform(lambda batch: batch))
+    assert load(data.with_format("numpy")) == load(data)
+
+
+def test_no_splits_are_named(tmp_path):
+    with pytest.raises(ValueError, match="the data has no splits"):
+        load(datasets.DatasetDict())
+    datasets.DatasetDict().save_to_disk(tmp_path / "none")
+    assert f"{tmp_path}/none has no splits" in refusal(tmp_path / "none")
+
+
+def test_standard_input_and_devices_are_no_tables():
+    assert "- is standard input, which is read by classify alone" in refusal("-")
+    assert "/dev/null is neither a file nor a folder" in refusal("/dev/null")
+
+
+@pytest.mark.parametrize("name", ["text", "label"])
+def test_a_column_of_bytes_says_that_it_wants_to_be_text(name, tmp_path):
+    rows = [{"image": "a.png", "text": "a red shirt", "label": "shirt"}] * 3
+    pd.DataFrame([row | {name: row[name].encode()} for row in rows]).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=f"'{name}' holds bytes: decode them, and store the column as text"):
+        read_data(tmp_path / "t.parquet")
+
+
+def test_no_command_is_suggested_that_fails_alike(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / "photos" / f"{number}.png")
+    lines = "".join(f"photos/{number}.png,a red shirt,{number % 2}\n" for number in range(3))
+    (tmp_path / "t.csv").write_text("image,text,label\n" + lines)
+    with pytest.raises(OptionNeeded, match=r"no column looks like the text: .*, or give --image-only") as caught:
+        read_data(tmp_path / "t.csv", Reading(label_column="text"))
+    assert not caught.value.options

@@ -149,3 +149,14 @@ def test_any_csv_cells_come_back(cells, tmp_path_factory):
 def test_any_lines_give_a_row_each(lines):
     good = json.dumps({"text": "a"}).encode()
     assert len(list(read_json_lines([good, *lines]).rows)) == len(lines) + 1
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\x0c", "\u2028 ", "\u3000", " \t", "\x1c"])
+def test_a_line_of_blanks_of_any_script_is_no_row_however_rows_are_read(blank, tmp_path):
+    rows = [{"image": "a.png", "text": f"line {number}"} for number in range(4)]
+    lines = [json.dumps(row) for row in rows]
+    data = "\n".join([blank, lines[0], blank, blank, *lines[1:3], blank, lines[3], blank]).encode()
+    assert rows_of(tmp_path / "t.jsonl", data) == rows
+    by_number = load_tables(tmp_path / "t.jsonl")["train"].rows
+    assert [by_number[number] for number in range(len(by_number))] == rows
+    assert list(read_json_lines(data.splitlines(keepends=True)).rows) == rows

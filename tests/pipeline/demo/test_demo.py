@@ -77,3 +77,13 @@ def test_a_demo_that_cannot_write_says_so(tmp_path):
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "file" / "demo")])
     assert result.exit_code == 1
     assert "cannot be written to" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["pairs/metadata.csv", "demo.png", "run/model/config.json"])
+def test_a_demo_takes_no_folder_of_others(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "holds files that are not of diptych: choose another --out" in result.stderr
+    assert (tmp_path / name).read_text() == "mine"

@@ -202,3 +202,30 @@ def test_the_command(tmp_path):
     assert missing.exit_code == 1
     assert "does not exist" in missing.output
     assert "has 12 rows, so there is no row 99" in run(*table, "--rows", "99", "--overwrite").output
+
+
+def test_overwrite_replaces_explanations_and_nothing_else(tmp_path):
+    rows = make_scenes(4, seed=3)
+    rows.to_parquet(tmp_path / "scenes.parquet")
+    kept, names = tmp_path / "kept", ("explanation.png", "explanation.html", "index.html", "row-00001.png")
+    kept.mkdir()
+    for name in names:
+        rows[0]["image"].save(kept / name, "PNG")
+    before = {name: (kept / name).read_bytes() for name in names}
+
+    def run(*options):
+        found = ["explain", str(SHIPPED_MODEL), *map(str, options), "--out", str(kept), "--overwrite"]
+        return CliRunner().invoke(app, found)
+
+    one, many = (kept / "explanation.png", "a red star"), ("--data", tmp_path / "scenes.parquet", "--rows", "1")
+    for asked in (one, many):
+        failed = run(*asked)
+        assert failed.exit_code == 1
+        assert "is there and not of diptych: choose another --out" in failed.output
+    assert before == {name: (kept / name).read_bytes() for name in names}
+    for name in names:
+        (kept / name).unlink()
+    rows[0]["image"].save(tmp_path / "a.png")
+    for asked in ((tmp_path / "a.png", "a red star"), many) * 2:
+        again = run(*asked)
+        assert again.exit_code == 0, again.output

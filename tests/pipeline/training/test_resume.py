@@ -47,6 +47,14 @@ def test_a_run_lives_beside_files_of_others_and_is_replaced_on_request_alone(few
     assert (project / "model" / "notes.txt").read_text() == "of the user"
 
 
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_picture_of_others_is_not_drawn_over(few, text_folder, project, options):
+    (project / "reliability.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"reliability\.png is there and not of diptych: choose another --out"):
+        run(few, project, text_folder, **SHORT, **options)
+    assert not (project / "run.json").exists()
+
+
 @pytest.mark.parametrize("name", ["run.json", "model/config.json", "model/notes.txt"])
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
 def test_what_a_run_would_replace_and_is_not_of_one_is_named(few, text_folder, project, name, options):

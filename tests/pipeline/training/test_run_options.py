@@ -6,6 +6,7 @@ import importlib
 
 import pytest
 import torch
+from diptych import train
 from diptych.pipeline.cli.main import app
 from diptych.pipeline.model.losses import balanced_weights
 from diptych.pipeline.training.loop import Fit
@@ -71,3 +72,17 @@ def test_the_loss_is_the_one_that_was_chosen(pairs, text_folder, tmp_path, monke
         assert loss.weights[1] > 4 * loss.weights[0]
     else:
         assert loss.weights is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"workers": 1000}, r"workers is 1000, and there are \d+ CPUs; give \d+ or fewer"),
+        ({"text_only": True, "alignment_weight": 1.0}, "text_only leaves no pairs to align"),
+        ({"image_only": True, "objective": "align"}, "image_only leaves no pairs to align"),
+    ],
+)
+def test_what_no_run_can_do_is_refused_before_anything_is_read(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        train("no such data", tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()

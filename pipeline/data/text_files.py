@@ -9,6 +9,7 @@ import weakref
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any
@@ -70,16 +71,12 @@ class TextFile:
         """How many bytes a text has in the file."""
         return len(text) if text.isascii() else len(text.encode(self._bytes, "surrogateescape"))
 
-    def text(self, data: bytes) -> str:
-        """What bytes of the file say, as of `lines`."""
-        return data.decode(self._bytes, "surrogateescape")
-
     @property
     def _bytes(self) -> str:
         return "utf-8" if self._start else self.encoding
 
-    def read(self, start: int, end: int) -> bytes:
-        """The bytes from one place to another, counted from the first line; whichever process asks.
+    def read(self, start: int, end: int) -> str:
+        """The text from one place to another, in bytes from the first line; whichever process asks.
 
         Raises:
             ValueError: The file has changed since it was first read so.
@@ -90,7 +87,7 @@ class TextFile:
             self._stamp = _stamp(self._file)
         if _stamp(self._file) != self._stamp:
             raise ValueError(f"{self.path} was changed while it was read: begin anew")
-        return os.pread(self._file, end - start, start + self._start)
+        return os.pread(self._file, end - start, start + self._start).decode(self._bytes, "surrogateescape")
 
 
 def _stamp(file: int) -> tuple[int, int]:
@@ -164,14 +161,10 @@ class FileRows(Rows):
 
     def only(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
         """As of `Rows`."""
-        numbers = count()
-
-        def ask() -> bool:
-            return wanted is None or wanted(next(numbers))
-
+        ask = None if wanted is None else partial(next, map(wanted, count()))
         every, whole = len(self._names), self._whole
         for file in self._texts:
-            for row in self._read(file, None if wanted is None else ask):
+            for row in self._read(file, ask):
                 as_is = row is None or (self._selected is None and len(row) == every) or isinstance(row, UnreadableRow)
                 yield row if as_is else whole(row)
 
@@ -211,5 +204,5 @@ class FileRows(Rows):
         which = bisect_right(self._before, number) - 1
         ends, place = self._index()[which], number - self._before[which]
         file = self._texts[which]
-        row = self._parse(file, file.text(file.read(ends[place], ends[place + 1])))
+        row = self._parse(file, file.read(ends[place], ends[place + 1]))
         return row if isinstance(row, UnreadableRow) else self._whole(row)

@@ -132,7 +132,7 @@ def test_public_names_are_all_there_and_nothing_else_is_listed():
 def test_importing_loads_no_torch():
     code = (
         "import sys, diptych, diptych.pipeline.cli.main;"
-        "print([name for name in ('torch', 'transformers', 'datasets', 'pandas') if name in sys.modules])"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'pandas', 'numpy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

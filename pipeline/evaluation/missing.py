@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ..runtime.choices import MISSING_TYPES
 from ..runtime.options import check_options, option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Missing:
 
         The same seed gives the same order of rows, so that those that lack something at 0.5 do at 0.7 too.
         """
+        import numpy as np
+
         order = np.random.default_rng(self.missing_seed).permutation(rows)
         lacking = order[: round((self.missing or 0) * rows)]
         table = np.zeros((rows, 2), dtype=bool)

@@ -64,9 +64,7 @@ def draw(explanation: Explanation, path: Path) -> None:
     from matplotlib.figure import Figure
 
     has_image = explanation.image is not None and explanation.heat is not None
-    figure = Figure(
-        figsize=(11, 5) if has_image else (7, 5), dpi=130, facecolor="white", metadata={"Software": "Diptych"}
-    )
+    figure = Figure(figsize=(11, 5) if has_image else (7, 5), dpi=130, facecolor="white")
     left = 0.47 if has_image else 0.05
     if has_image:
         photo, layer = overlay(explanation)
@@ -92,7 +90,7 @@ def draw(explanation: Explanation, path: Path) -> None:
     ]
     figure.text(left, 0.125, "Orange speaks for it, blue against it.", fontsize=9, color=_MUTED)
     figure.text(left, 0.055, "\n".join(lines), fontsize=9, color="#a3210f" if faithfulness.low else _MUTED)
-    figure.savefig(path, format="png", facecolor="white")
+    figure.savefig(path, format="png", facecolor="white", metadata={"Software": "Diptych"})
 
 
 def _tint(value: float, most: float) -> tuple[float, float, float]:

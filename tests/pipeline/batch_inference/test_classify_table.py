@@ -175,11 +175,11 @@ def test_rows_that_pass_by_without_any_image_or_text_stop_the_run(rows, missing,
     assert [json.loads(line)["row"] for line in out.read_text().splitlines()] == list(range(rows + 1))
 
 
-def test_a_stream_of_broken_lines_is_a_row_for_each(run, monkeypatch):
+def test_a_stream_of_broken_lines_is_a_row_for_each(run, monkeypatch, tmp_path):
     stream(monkeypatch, b"image,text", b"a.png,b")
     with pytest.raises(ValueError, match=r"standard input: no row can be read \(row 0: line 1 of .* is no JSON"):
         run("-")
-    pair = json.dumps({"image": "red.png", "text": "a"}).encode()
+    pair = json.dumps({"image": str(tmp_path / "red.png"), "text": "a"}).encode()
     stream(monkeypatch, b"image,text", pair, b"a.png,b")
     _, rows, counts = run("-")
     assert counts == {"image_missing": 1, "row_unreadable": 2}

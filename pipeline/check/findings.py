@@ -25,12 +25,16 @@ from .statistics import (
     metrics,
 )  # fmt: skip
 
+EXPECTED = 10
+"""So many rows of a class that a split lacks would be there if rows were divided by chance: it is none."""
+
 ERRORS = (
     *("no_rows", "column_missing", "no_images", "no_texts", "labels_missing", "odd_labels"),
     *("unknown_labels", "one_label", "nothing_to_hold_out"),
 )
 WARNINGS = (
     *("both_missing", "half_missing", "contradictions", "similar_labels", "leaking_images", "untrained_classes"),
+    "absent_classes",
     *("unlabelled", "leaking_texts", "repeated_rows", "same_image", "same_text", "cut_texts", "single_row_classes"),
     *("imbalance", "tiny_images", "huge_images", "no_label_column"),
 )
@@ -224,6 +228,11 @@ def _strangers(split: str, part: pd.DataFrame, counts: dict[str, int], checked: 
         seen = sum(counts[name] for name in untrained)
         message = f"{split}: {_share(seen, len(part), 'row')} are of classes without a row in {training} "
         yield Finding("untrained_classes", split, seen, f"{message}({_listed(untrained)}): they cannot be learned")
+    share = sum(counts.values()) / max(1, sum(trained.values()))
+    absent = [name for name, count in trained.items() if name not in counts and share * count >= EXPECTED]
+    if counts and absent:
+        message = f"{split} has no row of {_listed(absent)}, of which {training} has {trained[absent[0]]:,}: metrics "
+        yield Finding("absent_classes", split, len(part), f"{message}say nothing of it, so divide the rows anew")
 
 
 def _bad_rows(checked: Checked) -> Iterator[Finding]:

@@ -84,6 +84,9 @@ def rank(
             "give one of --image (with --texts), --text (with --images) and --data; "
             f"got {' and '.join(asked) or 'none of them'}"
         )
+    for one, many, given in (("image", "images", image and images), ("text", "texts", text and texts)):
+        if given:
+            raise ValueError(f"--{one} is ranked for, so --{many} have no place: give one --{one} and the others")
     if data is not None:
         from ..evaluation.retrieval import rank_table
 
@@ -100,6 +103,8 @@ def rank(
         candidates = classifier.rank(text=text, images=images_of(images or []), top=top)
     for candidate in candidates:
         show.result(candidate, ranked_line)
+    if all(candidate["score"] is None for candidate in candidates):
+        raise ValueError("no candidate could be used: the reason stands beside each")
 
 
 def ranking_text(metrics: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -60,7 +61,9 @@ def _told(error: Exception) -> str:
 
 @contextlib.contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
-    """Turn an error that a user can fix into one line and exit code 1; show it whole if `debug`."""
+    """Turn an error that a user can fix into one line and exit code 1, and a warning into one; whole if `debug`."""
+    if not debug:
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         require_whole_launcher()
         yield

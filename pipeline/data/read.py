@@ -86,6 +86,7 @@ def settle(
     """
     given: dict[str, Any] = {"image": reading.image_column, "text": reading.text_column, "label": reading.label_column}
     modalities = [name for name, left in (("image", reading.text_only), ("text", reading.image_only)) if not left]
+    modalities = [name for name in modalities if given[name] is not None or (known or {}).get(name, "") is not None]
     remembered = {
         name: column
         for name, column in (known or {}).items()

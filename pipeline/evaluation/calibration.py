@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,9 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, multi_label: bool = False
     """Temperatures that minimise the negative log-likelihood: one, or of a multi-label model one for each class.
 
     Temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017): the order of the scores stays. It
-    is 1 where another would gain less than a number that is fitted to these rows does by chance (Akaike, 1974).
+    is 1 where another would gain less than a number that is fitted to these rows does by chance (Akaike, 1974). Rows
+    that are all right would be the likelier the sharper the scores: what sharpens them must also bear one more row like
+    these, whose label is any class (as in Platt, Probabilistic Outputs for Support Vector Machines, 1999).
 
     Args:
         logits: (rows, classes), raw.
@@ -41,19 +45,31 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, multi_label: bool = False
 
     logits = logits.double()
 
-    def best(loss: Any) -> float:
-        found = minimize_scalar(loss, bounds=(-3.0, 4.0), method="bounded", options={"xatol": 1e-4})
-        return round(float(np.exp(found.x)), 5) if len(logits) * (loss(0.0) - found.fun) > 1 else 1.0
+    def best(loss: Callable[[float], float], any_class: Callable[[float], float]) -> float:
+        def sharper(log: float) -> float:
+            return loss(log) + any_class(log) / len(logits)
 
+        judged, found = loss, minimize_scalar(loss, bounds=(-3.0, 4.0), **how)
+        if found.x < 0:
+            judged, found = sharper, minimize_scalar(sharper, bounds=(-3.0, 0.0), **how)
+        return round(float(np.exp(found.x)), 5) if len(logits) * (judged(0.0) - found.fun) > 1 else 1.0
+
+    how: dict[str, Any] = {"method": "bounded", "options": {"xatol": 1e-4}}
     if not multi_label:
-        return [best(lambda log: float(F.cross_entropy(logits / np.exp(log), labels)))]
+        return [
+            best(
+                lambda log: float(F.cross_entropy(logits / np.exp(log), labels)),
+                lambda log: -float((logits / np.exp(log)).log_softmax(dim=1).mean()),
+            )
+        ]
     found = []
     for column, truth in zip(logits.T, labels.double().T, strict=True):
         separable = bool(truth.min() == truth.max())  # one kind alone: any certainty would look right
-        loss = lambda log, column=column, truth=truth: float(  # noqa: E731
-            F.binary_cross_entropy_with_logits(column / np.exp(log), truth)
-        )
-        found.append(1.0 if separable else best(loss))
+
+        def loss(log: float, truth: Tensor = truth, column: Tensor = column) -> float:
+            return float(F.binary_cross_entropy_with_logits(column / np.exp(log), truth))
+
+        found.append(1.0 if separable else best(loss, partial(loss, truth=torch.full_like(truth, 0.5))))
     return found
 
 
@@ -155,7 +171,7 @@ def calibration_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
     own = scores.gather(1, labels[:, None])[:, 0].clamp(min=1e-12)
     truth = F.one_hot(labels, scores.shape[1])
     return {
-        "nll": float(-own.log().mean()),
+        "nll": abs(float(own.log().mean())),
         "ece": expected_calibration_error(confidence, right),
         "brier": float((scores - truth).square().sum(dim=1).mean()),
     }

@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..data.read import read_data
 from ..data.rows import Pair as RowPair
 from ..data.rows import read_pair
 from ..data.splits import pick_split
+from ..data.tables import Table
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..runtime.files import user_path
@@ -113,6 +114,8 @@ def read_rows(
     read = read_data(data, reading, pick=pick, need_label=False, streaming=True, known=known, say=say)
     table, columns = read.table, read.columns
     wanted = None if numbers is None else set(numbers)
+    if wanted and table.rows.by_number:  # before anything is computed
+        _require_rows(table, wanted, len(table.rows))
     count = 0
     for number, row in enumerate(table.rows):
         count = number + 1
@@ -120,9 +123,13 @@ def read_rows(
             yield read_pair(number, row, columns, table.folder)
         if wanted is not None and number >= max(wanted):
             return
-    missing = sorted(number for number in wanted or () if number >= count)
-    if missing and missing[0] >= FIRST_ROWS:
-        raise ValueError(f"{table.name} has {count} rows, so there is no row {missing[0]}; rows count from 0")
+    _require_rows(table, wanted or (), count)
+
+
+def _require_rows(table: Table, wanted: Iterable[int], count: int) -> None:
+    missing = sorted(number for number in wanted if number >= count)
+    if missing and missing[-1] >= FIRST_ROWS:  # of the first ones those that are there are explained
+        raise ValueError(f"{table.name} has {count} rows, so there is no row {missing[-1]}; rows count from 0")
 
 
 def compare_methods(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,13 @@ def overlay(explanation: Explanation, side: int = _SIDE) -> tuple[Image.Image, I
 
 
 def draw(explanation: Explanation, path: Path) -> None:
-    """Write an explanation as a PNG."""
+    """Write an explanation as a PNG; characters that its font lacks are boxes there, and whole on the page."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        _draw(explanation, path)
+
+
+def _draw(explanation: Explanation, path: Path) -> None:
     from matplotlib.figure import Figure
 
     has_image = explanation.image is not None and explanation.heat is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -14,9 +15,11 @@ import torch
 
 from ..data.options import Reading
 from ..data.rows import Columns, UnreadableRow
+from ..data.values import is_nothing
 from ..model.folder import load_model
 from ..model.model import DiptychModel, require_classes
 from ..model.processor import DiptychProcessor
+from ..runtime.files import reason
 from ..runtime.options import sort_options
 from .encoding import InferenceEncoders
 from .options import ClassifyOptions
@@ -50,8 +53,11 @@ class ImageTextClassifier:
     def __init__(
         self, model: DiptychModel, processor: DiptychProcessor, *, device: str | torch.device | None = None
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.eval().to(self.device)
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self.model = model.eval().to(self.device)
+        except (RuntimeError, AssertionError) as error:  # the second: torch was built without it
+            raise ValueError(f"device is {device!r}, which cannot be used here ({reason(error)})") from error
         self.processor = processor
         self.encoders = InferenceEncoders()
 
@@ -283,10 +289,25 @@ class ImageTextClassifier:
         require_classes(self.model)
         if self.device.type == "cuda" and torch.cuda._is_in_bad_fork():
             raise ValueError("this process was forked after a GPU was used, which CUDA cannot: start it by spawn")
-        columns = columns or Columns("image", "text")
+        if columns is None:
+            known = self.model.config.columns or {}
+            names = {name: name for name in ("image", "text") if known.get(name, "") is not None}
+            columns = Columns(names.get("image"), names.get("text"))
+            if len(names) == 1:
+                rows = _leaving_out(rows, *({"image", "text"} - {*names}))
         predictor = Predictor(self.model, self.processor, self.encoders, options, columns, folder)
         prompt = isinstance(rows, Iterator) if prompt is None else prompt
         return predictor.stream(map(_as_row, rows), prompt=prompt)
+
+
+def _leaving_out(rows: Iterable[Any], name: str) -> Iterator[Any]:
+    """The rows, and a warning if one has what the model was trained without."""
+    told = False
+    for row in rows:
+        if not told and isinstance(row, Mapping) and not is_nothing(row.get(name)):
+            told = True
+            warnings.warn(f"the model was trained without {name}s: the {name} is left out", stacklevel=2)
+        yield row
 
 
 def _is_frame(value: Any) -> bool:

@@ -47,6 +47,10 @@ class ImageTextClassificationPipeline(Pipeline):
         """Tensors of one pair."""
         if not isinstance(pair, Mapping) or not {"image", "text"} & set(pair):
             raise ValueError("a pair is a dict with 'image', 'text' or both")
+        missing, others = {"image", "text"} - {*pair}, {*pair} - {"image", "text"}
+        if missing and others:
+            named = ", ".join(map(repr, sorted(map(str, others))))
+            raise ValueError(f"a pair has {named} and no {missing.pop()!r}: call it so, or leave the others out")
         image, (text, _) = pair.get("image"), read_text(pair.get("text"))
         return self.processor([None if is_nothing(image) else image], [text])
 

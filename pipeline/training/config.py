@@ -96,6 +96,8 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.window is not None and "sliding" not in (self.pattern or ""):
+            raise ValueError(f"window is {self.window}, but nothing slides: give pattern sliding-window too")
 
     def given(self) -> dict[str, Any]:
         """Arguments of `build_model`: what was chosen."""

@@ -103,6 +103,13 @@ CASES = {
         {"train": [{"image": None, "text": f"t {i}", "label": "y" if i else "n"} for i in range(22)]},
         "train: the largest class, 'y', has 21 rows, the smallest, 'n', 1",
     ),
+    "absent_classes": (
+        {
+            "train": [{"image": None, "text": f"t {i}", "label": "ny"[i % 2]} for i in range(40)],
+            "test": [{"image": None, "text": f"u {i}", "label": "y"} for i in range(20)],
+        },
+        "test has no row of 'n', of which train has 20: metrics say nothing of it",
+    ),
     "tiny_images": ({"train": {0: {"image": picture("red", size=15)}}}, "1 of 24 images (4.2 %) are under 16 pixels"),
     "no_label_column": (
         {s: [{"image": r["image"], "text": r["text"]} for r in clean(i, 6)] for i, s in ((0, "train"), (6, "test"))}

@@ -84,7 +84,26 @@ def test_of_several_labels_each_class_by_itself():
 
 def test_rows_all_right_do_not_raise_confidence_without_end():
     logits = torch.eye(4).repeat(20, 1) * 3
-    assert 0.04 < fit_temperature(logits, logits.argmax(1))[0] <= 1.0
+    temperature = fit_temperature(logits, logits.argmax(1))[0]
+    assert 0.4 < temperature <= 1.0
+    assert fit_temperature(logits * 20, logits.argmax(1)) == [1.0]
+    ones = (logits > 0).long()
+    for found in fit_temperature(logits - 1.5, ones, multi_label=True):  # 80 rows right, and half of one more
+        assert 1.5 / found == pytest.approx(np.log(80.5 / 0.5), rel=0.01)
+
+
+def test_a_model_that_is_right_of_all_its_validation_rows_is_not_surer_than_it_is_right_of_others():
+    """Of rows of which 95 % are right, 40 that happen to be right calibrate; the others judge."""
+    rng = np.random.default_rng(0)
+    labels = torch.tensor(rng.integers(0, 4, size=4_000))
+    margin = torch.tensor(rng.normal(2.5, 1.2, size=4_000))
+    logits = torch.nn.functional.one_hot(labels, 4) * margin[:, None] + torch.tensor(rng.normal(size=(4_000, 4))) * 0.3
+    right = torch.where(logits.argmax(1) == labels)[0]
+    before = calibration_metrics(logits.softmax(1), labels)["nll"]
+    for seed in range(8):
+        chosen = right[torch.tensor(np.random.default_rng(seed).choice(len(right), 40, replace=False))]
+        temperature = fit_temperature(logits[chosen], labels[chosen])[0]
+        assert calibration_metrics((logits / temperature).softmax(1), labels)["nll"] < before + 0.02
 
 
 def test_metrics_are_what_they_are_called():

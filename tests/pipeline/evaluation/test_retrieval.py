@@ -153,6 +153,13 @@ def test_the_command_line_ranks(aligned, tmp_path, pairs):
     found = run("--data", str(tmp_path / "saved"), "--label-column", "label", "--quiet")
     assert "zero shot accuracy of 2" in found.stdout
     assert "image to text recall@10" in found.stdout
+    for wrong in (["--text", "a", "--images", "nosuch"], ["--image", str(tmp_path / "red.png"), "--texts", " "]):
+        found = run(*wrong)
+        assert found.exit_code == 1
+        assert "no candidate could be used" in found.output
+    found = run("--text", "a", "--texts", "b", "--images", str(tmp_path))
+    assert found.exit_code == 1
+    assert "--text is ranked for, so --texts have no place" in found.output
     found = run()
     assert found.exit_code == 1
     assert "give one of --image" in found.output

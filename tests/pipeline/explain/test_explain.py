@@ -201,7 +201,10 @@ def test_the_command(tmp_path):
     missing = run(tmp_path / "b.png", "--out", tmp_path / "x")
     assert missing.exit_code == 1
     assert "does not exist" in missing.output
-    assert "has 12 rows, so there is no row 99" in run(*table, "--rows", "99", "--overwrite").output
+    for rows in ("99", "0,99"):
+        failed = run("--data", tmp_path / "scenes.parquet", "--out", tmp_path / "none", "--rows", rows)
+        assert "has 12 rows, so there is no row 99" in failed.output
+    assert not (tmp_path / "none").exists()
 
 
 def test_overwrite_replaces_explanations_and_nothing_else(tmp_path):

@@ -28,6 +28,8 @@ def test_transformers_pipeline_says_what_the_classifier_says(tiny, tmp_path, bat
     for wrong in ({}, "a red shirt", 3):
         with pytest.raises(ValueError, match="a pair is a dict with 'image', 'text' or both"):
             pipe(wrong)
+    with pytest.raises(ValueError, match="a pair has 'images' and no 'image': call it so, or leave the others out"):
+        pipe({"images": pairs[0]["image"], "text": "a"})
     with pytest.raises(ValueError, match="topk is nothing that image-text-classification does; it has top_k"):
         pipe(pairs[0], topk=1)
     with pytest.raises(ValueError, match="top_k is 0; it must be at least 1"):

@@ -78,6 +78,8 @@ def test_the_loss_is_the_one_that_was_chosen(pairs, text_folder, tmp_path, monke
     ("options", "said"),
     [
         ({"workers": 1000}, r"workers is 1000, and there are \d+ CPUs; give \d+ or fewer"),
+        ({"window": 4}, "window is 4, but nothing slides: give pattern sliding-window too"),
+        ({"window": 4, "pattern": "global"}, "window is 4, but nothing slides"),
         ({"text_only": True, "alignment_weight": 1.0}, "text_only leaves no pairs to align"),
         ({"image_only": True, "objective": "align"}, "image_only leaves no pairs to align"),
     ],

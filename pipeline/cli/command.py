@@ -6,6 +6,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from enum import Enum
+from functools import cache
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_type_hints
 
@@ -64,11 +65,9 @@ def command(
         readers: dict[str, Reader] = {}
         made = []
         for kind in options:
-            types_of = get_type_hints(kind)
-            for field in fields(kind):
-                if field.metadata.get("panel") and field.name not in {*without}:
-                    default = (defaults or {}).get(field.name)
-                    parameter, readers[field.name] = _option(field, types_of[field.name], default)
+            for name, (field, hint) in _shown(kind).items():
+                if name not in {*without}:
+                    parameter, readers[name] = _option(field, hint, (defaults or {}).get(name))
                     made.append(parameter)
 
         kinds = {parameter.name: get_args(parameter.annotation)[0] for parameter in made}
@@ -102,6 +101,16 @@ def command(
     return make
 
 
+@cache
+def _shown(kind: type) -> dict[str, tuple[Field[Any], Any]]:
+    """The fields of a dataclass that are options, with their types; several commands have the same."""
+    chosen = [field for field in fields(kind) if field.metadata.get("panel")]
+    different = {str(field.type): field.type for field in chosen}  # each is compiled, which is most of a help's time
+    types_of = get_type_hints(type(kind.__name__, (), {"__annotations__": different, "__module__": kind.__module__}))
+    return {field.name: (field, types_of[str(field.type)]) for field in chosen}
+
+
+@cache
 def _option(field: Field[Any], hint: Any, default: str | None) -> tuple[Parameter, Reader]:
     """The parameter of a command for a field, None if it is not given, and how its value is read."""
     kind: Any = hint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -82,6 +81,8 @@ def to_disk(path: Path) -> None:
 
 def digest(files: Iterable[Path]) -> str:
     """A hash of the content of files, in this order."""
+    import hashlib  # half as long to load as all commands' help
+
     found = hashlib.blake2b(digest_size=16)
     for path in files:
         with path.open("rb") as file:

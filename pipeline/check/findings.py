@@ -26,7 +26,7 @@ from .statistics import (
 )  # fmt: skip
 
 EXPECTED = 10
-"""So many rows of a class that a split lacks would be there if rows were divided by chance: it is none."""
+"""A class is absent from a split if so many of its rows, or more, would be there were they divided by chance."""
 
 ERRORS = (
     *("no_rows", "column_missing", "no_images", "no_texts", "labels_missing", "odd_labels"),
@@ -231,8 +231,9 @@ def _strangers(split: str, part: pd.DataFrame, counts: dict[str, int], checked: 
     share = sum(counts.values()) / max(1, sum(trained.values()))
     absent = [name for name, count in trained.items() if name not in counts and share * count >= EXPECTED]
     if counts and absent:
-        message = f"{split} has no row of {_listed(absent)}, of which {training} has {trained[absent[0]]:,}: metrics "
-        yield Finding("absent_classes", split, len(part), f"{message}say nothing of it, so divide the rows anew")
+        there = sum(trained[name] for name in absent)
+        message = f"{split} has no row of {_listed(absent)}, of which {training} has {there:,}: its metrics say "
+        yield Finding("absent_classes", split, there, f"{message}nothing of that, so divide the rows anew")
 
 
 def _bad_rows(checked: Checked) -> Iterator[Finding]:

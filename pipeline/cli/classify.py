@@ -122,6 +122,9 @@ def _classify_one(image: str, text: str | None, model: str | None, show: Show, o
 
     classify = ImageTextClassifier.from_pretrained(_model_or_shipped(model, show))
     prediction = classify(image=image, text=text, **options)
+    if prediction["label"] is None and not pair.bad:
+        left = " and ".join(f"{name}s" for name in sorted(classify.model.config.left_out))
+        raise ValueError(f"the model was trained without {left}: give it the other modality")
     show.result(prediction, lambda prediction: prediction_text(prediction, pair))
 
 

@@ -62,8 +62,9 @@ def _told(error: Exception) -> str:
 @contextlib.contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
     """Turn an error that a user can fix into one line and exit code 1, and a warning into one; whole if `debug`."""
+    usual = warnings.formatwarning
     if not debug:
-        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
     try:
         require_whole_launcher()
         yield
@@ -88,6 +89,8 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if message or (code == 130 and not process_rank()):
             print_error(message or "interrupted")
         raise typer.Exit(code) from None
+    finally:
+        warnings.formatwarning = usual
 
 
 def require_whole_launcher() -> None:

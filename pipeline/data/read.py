@@ -87,6 +87,11 @@ def settle(
     given: dict[str, Any] = {"image": reading.image_column, "text": reading.text_column, "label": reading.label_column}
     modalities = [name for name, left in (("image", reading.text_only), ("text", reading.image_only)) if not left]
     modalities = [name for name in modalities if given[name] is not None or (known or {}).get(name, "") is not None]
+    if not modalities:
+        raise ValueError(
+            f"{table.name}: nothing is left to read, as the model was trained on one modality: leave out "
+            "--text-only and --image-only"
+        )
     remembered = {
         name: column
         for name, column in (known or {}).items()

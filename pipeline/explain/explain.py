@@ -11,6 +11,7 @@ from torch import Tensor
 from ...encoders.trainable import evaluating
 from ..data.images import read_image
 from ..data.rows import read_text
+from ..model.config import warn_of_left_out
 from ..model.contributions import contributions
 from ..model.model import DiptychModel, require_classes
 from ..model.processor import DiptychProcessor
@@ -53,6 +54,10 @@ def explain(
     labels = model.config.labels
     if against is not None and against not in labels:
         raise ValueError(f"against is {against!r}; choose one of the model's classes: {', '.join(labels[:20])}")
+    for name, given in (("image", image), ("text", text)):
+        if name in model.config.left_out and given is not None:
+            warn_of_left_out(name)
+            image, text = (None, text) if name == "image" else (image, None)
     text, problem = read_text(text)
     if problem is not None and problem[0] == "text_unreadable":
         raise ValueError(problem[1])

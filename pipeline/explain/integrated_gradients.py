@@ -162,7 +162,7 @@ def _to_pixels(model: DiptychModel, pair: Pair, slope: Tensor, total: float) -> 
 def _smooth(heat: Tensor) -> Tensor:
     """A map (height, width), each place a mean over its neighbourhood: a Gaussian of 4.5 % of the shorter side."""
     sigma = max(0.045 * min(heat.shape), 0.5)
-    return torch.from_numpy(gaussian_filter(heat.numpy(), sigma, mode="constant", radius=int(3 * sigma) + 1))
+    return torch.from_numpy(gaussian_filter(heat.numpy(), sigma, mode="constant", truncate=3.0))
 
 
 def _to_words(model: DiptychModel, pair: Pair, base: dict[str, Tensor], slope: Tensor) -> Tensor:

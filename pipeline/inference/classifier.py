@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -16,6 +15,7 @@ import torch
 from ..data.options import Reading
 from ..data.rows import Columns, UnreadableRow
 from ..data.values import is_nothing
+from ..model.config import warn_of_left_out
 from ..model.folder import load_model
 from ..model.model import DiptychModel, require_classes
 from ..model.processor import DiptychProcessor
@@ -56,8 +56,10 @@ class ImageTextClassifier:
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             self.model = model.eval().to(self.device)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, AssertionError) as error:  # the second: torch was built without it
-            raise ValueError(f"device is {device!r}, which cannot be used here ({reason(error)})") from error
+            raise ValueError(f"device is {str(device)!r}, which cannot be used here ({reason(error)})") from error
         self.processor = processor
         self.encoders = InferenceEncoders()
 
@@ -289,14 +291,13 @@ class ImageTextClassifier:
         require_classes(self.model)
         if self.device.type == "cuda" and torch.cuda._is_in_bad_fork():
             raise ValueError("this process was forked after a GPU was used, which CUDA cannot: start it by spawn")
-        if columns is None:
-            known = self.model.config.columns or {}
-            names = {name: name for name in ("image", "text") if known.get(name, "") is not None}
-            columns = Columns(names.get("image"), names.get("text"))
-            if len(names) == 1:
-                rows = _leaving_out(rows, *({"image", "text"} - {*names}))
-        predictor = Predictor(self.model, self.processor, self.encoders, options, columns, folder)
         prompt = isinstance(rows, Iterator) if prompt is None else prompt
+        if columns is None:
+            left_out = self.model.config.left_out
+            columns = Columns(*(None if name in left_out else name for name in ("image", "text")))
+            for name in left_out:
+                rows = _leaving_out(rows, name)
+        predictor = Predictor(self.model, self.processor, self.encoders, options, columns, folder)
         return predictor.stream(map(_as_row, rows), prompt=prompt)
 
 
@@ -306,7 +307,7 @@ def _leaving_out(rows: Iterable[Any], name: str) -> Iterator[Any]:
     for row in rows:
         if not told and isinstance(row, Mapping) and not is_nothing(row.get(name)):
             told = True
-            warnings.warn(f"the model was trained without {name}s: the {name} is left out", stacklevel=2)
+            warn_of_left_out(name)
         yield row
 
 

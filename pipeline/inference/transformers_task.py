@@ -18,6 +18,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from ..data.rows import read_text
 from ..data.values import is_nothing
 from ..model.calibration import modalities_of
+from ..model.config import warn_of_left_out
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..model.scores import scores
@@ -51,6 +52,9 @@ class ImageTextClassificationPipeline(Pipeline):
         if missing and others:
             named = ", ".join(map(repr, sorted(map(str, others))))
             raise ValueError(f"a pair has {named} and no {missing.pop()!r}: call it so, or leave the others out")
+        for name in self.model.config.left_out & {*pair}:
+            warn_of_left_out(name)
+            pair = {**pair, name: None}
         image, (text, _) = pair.get("image"), read_text(pair.get("text"))
         return self.processor([None if is_nothing(image) else image], [text])
 

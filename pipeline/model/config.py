@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -191,9 +192,20 @@ class DiptychConfig(PreTrainedConfig):
         self.thresholds = thresholds
 
     @property
+    def left_out(self) -> set[str]:
+        """The modality, `image` or `text`, that the model was trained without: its side has learned nothing."""
+        known = self.columns or {}
+        return {name for name in ("image", "text") if known.get(name, "") is None}
+
+    @property
     def labels(self) -> list[str]:
         """Label names, in the order of the logits."""
         return [self.id2label[index] for index in range(self.num_labels)]
 
 
 AutoConfig.register("diptych", DiptychConfig)
+
+
+def warn_of_left_out(name: str) -> None:
+    """Warn that a modality is left out of a pair because the model was trained without it."""
+    warnings.warn(f"the model was trained without {name}s: the {name} is left out", stacklevel=3)

@@ -8,6 +8,8 @@ read what was there, finishes or undoes it.
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -84,15 +86,18 @@ def see_that_it_is_ours(path: Path) -> None:
 
 
 def own_folder(out: str | Path) -> Path:
-    """Make the folder `out` for files of ours alone: it is new or empty, or was made for that before.
+    """Make the folder `out` for files of ours alone: it is new or empty, or was made by this before.
 
     Raises:
-        ValueError: It holds something of others, or cannot be written to.
+        ValueError: It holds something else, or cannot be written to.
     """
     folder = writable_folder(out)
-    if files_of(folder) is None:
+    if files_of(folder) != {}:
         if any(folder.iterdir()):
-            raise ValueError(f"{out} holds files that are not of diptych: choose another --out, such as a new folder")
+            raise ValueError(
+                f"{out} holds files already, and they are not of this version: choose another --out, such as a new "
+                "folder"
+            )
         _mark(folder, {})
     return folder
 
@@ -198,12 +203,21 @@ def facts_of(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "blake2b": digest([file])}
 
 
-def adopt(folder: Path, manifest: str) -> None:
-    """Mark a folder of an earlier version as ours, if its file `manifest` holds size and hash of what is in it."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+def adopt(folder: Path, manifest: str) -> bool:
+    """Mark a folder of 0.3 as ours, if its file `manifest` holds size and hash of all that it names; whether it does."""
+    try:
         files = dict(json.loads((folder / manifest).read_text(encoding="utf-8")))
-        if files and all(facts_of(folder / name) == facts for name, facts in files.items()):
-            _mark(folder, files | {manifest: facts_of(folder / manifest)})
+        for name, facts in files.items():
+            content = (folder / name).read_bytes()
+            if (len(content), hashlib.blake2b(content, digest_size=16).hexdigest()) != (
+                facts["bytes"],
+                facts["blake2b"],
+            ):
+                return False
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    _mark(folder, files | {manifest: facts_of(folder / manifest)})
+    return True
 
 
 def remove(folder: Path) -> bool:
@@ -225,7 +239,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno and error.filename is None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS) and error.filename is None:
             error.filename = str(path)
         raise
 
@@ -334,8 +348,12 @@ def _seal(new: Path, path: Path, *, ours: bool) -> None:
 
 
 def _begins_as_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(512)
+    """Whether a file of one of our names is empty, bears our signature, or is of lines that begin with their row."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError:
+        return False
     return not start or SIGNATURE in start or start.startswith(b'{"row": ')
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..runtime.files import megabytes, reason
-from ..runtime.outputs import adopt, beside, damage_of, files_of, remove, remove_leftovers
+from ..runtime.outputs import beside, damage_of, files_of, remove, remove_leftovers
 from ..runtime.record import require_same
 
 EARLIER_MARK = "manifest.json"
@@ -231,8 +231,6 @@ def earlier_checkpoints(folder: Path) -> list[Path]:
 
 def remove_checkpoints(folder: Path) -> int:
     """Remove all checkpoints in `folder`, and the folder if nothing else is in it; how many there were."""
-    for path in earlier_checkpoints(folder):
-        adopt(path, EARLIER_MARK)
     paths = checkpoint_folders(folder)
     for path in paths:
         remove(path)

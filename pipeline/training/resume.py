@@ -12,10 +12,10 @@ from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..runtime.console import Console
 from ..runtime.files import Lock
-from ..runtime.outputs import files_of, remove, remove_leftovers, restore, see_that_it_is_ours
+from ..runtime.outputs import adopt, files_of, remove, remove_leftovers, restore, see_that_it_is_ours
 from ..runtime.record import read_record
 from ..runtime.version import __version__
-from .checkpoints import checkpoint_folders, earlier_checkpoints, remove_checkpoints
+from .checkpoints import EARLIER_MARK, checkpoint_folders, earlier_checkpoints, remove_checkpoints
 from .config import TrainConfig
 from .run_folder import RunFolder
 
@@ -72,10 +72,11 @@ def may_begin(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
     checkpoints = checkpoint_folders(folder.checkpoints)
     earlier = earlier_checkpoints(folder.checkpoints)
     if resume:
-        if earlier or str(record.get("diptych")).startswith(EARLIER):
+        version = str(record["diptych"]) if record else "0.3.0" if earlier else ""
+        if version.startswith(EARLIER):
             raise ValueError(
-                f"{folder} holds a run of diptych {record.get('diptych', 'before 0.4')}, which {__version__} cannot "
-                "resume: start from its model with --model and another --out, or replace the run with --overwrite"
+                f"{folder} holds a run of diptych {version}, which {__version__} cannot resume: start from its model, "
+                "if it has one, with --model and another --out, or replace the run with --overwrite"
             )
         return
     if checkpoints and record.get("state") != "done":
@@ -104,6 +105,12 @@ def begin(folder: RunFolder, console: Console, *, resume: bool, overwrite: bool)
         may_begin(folder, resume=resume, overwrite=overwrite)
         remove_leftovers(folder.path)
         if not resume:
+            for path in earlier_checkpoints(folder.checkpoints):
+                if not adopt(path, EARLIER_MARK):
+                    raise ValueError(
+                        f"{path} is a checkpoint of an earlier version, and not as it was written: remove it, or choose "
+                        "another --out"
+                    )
             removed = [path for path in (folder.path / "run.json", folder.model) if path.exists()]
             remove(folder.model)
             (folder.path / "run.json").unlink(missing_ok=True)

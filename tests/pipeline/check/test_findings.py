@@ -108,7 +108,7 @@ CASES = {
             "train": [{"image": None, "text": f"t {i}", "label": "ny"[i % 2]} for i in range(40)],
             "test": [{"image": None, "text": f"u {i}", "label": "y"} for i in range(20)],
         },
-        "test has no row of 'n', of which train has 20: metrics say nothing of it",
+        "test has no row of 'n', of which train has 20: its metrics say nothing of that",
     ),
     "tiny_images": ({"train": {0: {"image": picture("red", size=15)}}}, "1 of 24 images (4.2 %) are under 16 pixels"),
     "no_label_column": (

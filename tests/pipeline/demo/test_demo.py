@@ -85,5 +85,5 @@ def test_a_demo_takes_no_folder_of_others(tmp_path, name):
     (tmp_path / name).write_text("mine")
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
     assert result.exit_code == 1
-    assert "holds files that are not of diptych: choose another --out" in result.stderr
+    assert "holds files already, and they are not of this version: choose another" in result.stderr
     assert (tmp_path / name).read_text() == "mine"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from diptych import ImageTextClassifier
+from diptych.pipeline.inference.transformers_task import ImageTextClassificationPipeline
 
 from ...conftest import picture
 
@@ -23,6 +24,18 @@ def test_a_model_that_was_trained_without_a_modality_does_without_it(tiny, lacki
         assert found["scores"] == alone["scores"]
         assert found[f"{lacking}_contribution"] == 0
         assert found["status"] == "ok"
+        with pytest.warns(UserWarning, match=f"the {lacking} is left out"):
+            explained = classifier.explain(**pair)
+        assert explained.scores == pytest.approx(alone["scores"], abs=1e-5)
+        with pytest.warns(UserWarning, match=f"the {lacking} is left out"):
+            (ranked, *_) = ImageTextClassificationPipeline(model=model, processor=processor)(pair)
+        assert ranked["score"] == pytest.approx(alone["score"], abs=1e-5)
+        only = {"image": "text_only", "text": "image_only"}
+        with pytest.raises(ValueError, match="nothing is left to read, as the model was trained on one modality"):
+            classifier(
+                pd.DataFrame([{"photo": "a.png", "title": "a"}]),
+                **{only["text" if lacking == "image" else "image"]: True},
+            )
         table = pd.DataFrame([{"photo": "no such.png", "title": "a red shirt"}] * 2)
         if lacking == "image":
             assert classifier(table)["score"].tolist() == pytest.approx([alone["score"]] * 2)

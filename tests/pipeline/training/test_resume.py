@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 from diptych import load_model
 from diptych.pipeline.runtime.files import Lock
-from diptych.pipeline.runtime.outputs import MARK, facts_of
+from diptych.pipeline.runtime.outputs import MARK
 
 from ...conftest import kept
 from .test_train import run
@@ -78,7 +79,11 @@ def run_of_03(few, text_folder, tmp_path):
     checkpoint.mkdir(parents=True)
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         (checkpoint / name).write_bytes(name.encode())
-    files = {path.name: facts_of(path) for path in checkpoint.iterdir()}
+    contents = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    files = {
+        name: {"bytes": len(content), "blake2b": hashlib.blake2b(content, digest_size=16).hexdigest()}
+        for name, content in contents.items()
+    }
     (checkpoint / "manifest.json").write_text(json.dumps(files))
     return folder
 
@@ -114,6 +119,14 @@ def test_a_run_of_an_earlier_version_is_replaced_on_request_checkpoints_included
     assert json.loads((run_of_03 / "run.json").read_text())["state"] == "done"
     assert [path for path in (run_of_03 / "checkpoints").rglob("*") if path.is_file()] == [notes]
     load_model(run_of_03)
+
+
+def test_a_damaged_checkpoint_of_an_earlier_version_is_named_before_anything_is_replaced(run_of_03, few, text_folder):
+    (run_of_03 / "checkpoints" / "00000002" / "state.json").write_text("damaged")
+    before = snapshot(run_of_03)
+    with pytest.raises(ValueError, match=r"00000002 is a checkpoint of an earlier version, and not as it was written"):
+        run(few, run_of_03, text_folder, **SHORT, overwrite=True)
+    assert snapshot(run_of_03) == before
 
 
 def test_data_that_cannot_be_used_leaves_the_earlier_run(few, text_folder, project):

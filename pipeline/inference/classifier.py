@@ -294,7 +294,8 @@ class ImageTextClassifier:
         prompt = isinstance(rows, Iterator) if prompt is None else prompt
         if columns is None:
             left_out = self.model.config.left_out
-            columns = Columns(*(None if name in left_out else name for name in ("image", "text")))
+            image, text = (None if name in left_out else name for name in ("image", "text"))
+            columns = Columns(image, text)
             for name in left_out:
                 rows = _leaving_out(rows, name)
         predictor = Predictor(self.model, self.processor, self.encoders, options, columns, folder)

@@ -108,8 +108,8 @@ def begin(folder: RunFolder, console: Console, *, resume: bool, overwrite: bool)
             for path in earlier_checkpoints(folder.checkpoints):
                 if not adopt(path, EARLIER_MARK):
                     raise ValueError(
-                        f"{path} is a checkpoint of an earlier version, and not as it was written: remove it, or choose "
-                        "another --out"
+                        f"{path} is a checkpoint of an earlier version, and not as it was written: remove it, or "
+                        "choose another --out"
                     )
             removed = [path for path in (folder.path / "run.json", folder.model) if path.exists()]
             remove(folder.model)

@@ -204,7 +204,7 @@ def facts_of(file: Path) -> dict[str, Any]:
 
 
 def adopt(folder: Path, manifest: str) -> bool:
-    """Mark a folder of 0.3 as ours if all that its file `manifest` names has the size and hash there; whether it has."""
+    """Mark a folder of 0.3 as ours if all that its file `manifest` names is as that says; whether it is."""
     try:
         files = dict(json.loads((folder / manifest).read_text(encoding="utf-8")))
         for name, facts in files.items():

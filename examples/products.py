@@ -2,9 +2,10 @@
 
     python examples/products.py DATA OUT --image-encoder EFFICIENTNET --text-encoder MINILM
     python examples/products.py DATA OUT --table
+    python examples/products.py DATA examples/measured --table      # what was measured for the documents
 
 Trains on the train split, of which the program holds a tenth out to choose the epoch and to calibrate, and is judged
-on validation and test together. Each run is a line of OUT/results.jsonl; the command resumes. For each column and
+on validation and test together. Each run is a line of OUT/products.jsonl; the command resumes. For each column and
 seed: a model with both modalities, its encoders frozen; with the text encoder fine-tuned; text and image alone, each
 trained for itself by the same recipe (the text fine-tuned); and both together by late fusion, the mean of their
 log-probabilities. Differences are paired over rows, of the mean over the seeds, with 95 % intervals.
@@ -16,7 +17,6 @@ import shutil
 from argparse import Namespace
 from typing import Any
 
-import diptych
 import numpy as np
 import torch
 from study import LINEAR, Results, Study, answers, of_answers, study_options
@@ -34,7 +34,7 @@ LATE = "late fusion"
 def main() -> None:
     """Run what is missing, and print the table."""
     options = study_options(__doc__, columns="season,label,colour,usage").parse_args()
-    results = Results(options.out / "results.jsonl", ("column", "method", "seed"))
+    results = Results(options.out / "products.jsonl", ("column", "method", "seed"))
     if not options.table:
         study = Study(options)
         everyone = np.arange(len(study.train))
@@ -84,13 +84,13 @@ def late(study: Study, results: Results, options: Namespace, column: str, seed: 
 def print_table(results: Results, options: Namespace) -> None:
     """Accuracies, the range of the seeds, and what is paired with Diptych fine-tuned."""
     columns = [c for c in options.columns.split(",") if any(line["column"] == c for line in results.lines)]
-    print(f"Diptych {diptych.__version__}: accuracy in %, mean of the seeds (their range)\n")
+    print(f"Diptych {results.versions()}: accuracy in %, mean of the seeds (their range)\n")
     print("| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     for method in ("majority", *LINEAR, "image alone", "text alone, fine-tuned", LATE, *list(RUNS)[1:3]):
         cells = []
         for column in columns:
-            each = [100 * right.mean() for right in runs(results, column, method)]
-            spread = f" ({min(each):.1f} to {max(each):.1f})" if len(each) > 1 else ""
+            each = [100 * right.mean() for right in runs(results, column, method).values()]
+            spread = f" ({min(each):.1f} to {max(each):.1f}, seeds: {len(each)})" if len(each) > 1 else ""
             cells.append(f"{np.mean(each):.1f}{spread}" if each else "-")
         print(f"| {method} | " + " | ".join(cells) + " |")
     print("\n| difference in points (95 % interval) | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
@@ -99,22 +99,28 @@ def print_table(results: Results, options: Namespace) -> None:
         ("Diptych, fine-tuned", LATE),
         ("Diptych, frozen", "TF-IDF + features"),
     ):
-        cells = [difference(runs(results, column, ours), runs(results, column, theirs)) for column in columns]
+        pairs = [(runs(results, column, ours), runs(results, column, theirs)) for column in columns]
+        cells = [difference(*pair, same_seeds=theirs not in LINEAR) for pair in pairs]
         print(f"| {ours} - {theirs} | " + " | ".join(cells) + " |")
 
 
-def runs(results: Results, column: str, method: str) -> list[np.ndarray]:
-    """Of each seed, which rows are right."""
-    return [of_answers(x["right"]) for x in results.lines if (x["column"], x["method"]) == (column, method)]
+def runs(results: Results, column: str, method: str) -> dict[int, np.ndarray]:
+    """By seed, which rows are right."""
+    lines = [line for line in results.lines if (line["column"], line["method"]) == (column, method)]
+    return {line["seed"]: of_answers(line["right"]) for line in lines}
 
 
-def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> str:
-    """Of the means over the seeds, paired over rows."""
-    if not ours or not theirs:
+def difference(ours: dict[int, np.ndarray], theirs: dict[int, np.ndarray], *, same_seeds: bool) -> str:
+    """Of the means over the seeds that both have, paired over rows; of all seeds where theirs has no chance in it."""
+    seeds = {*ours} & {*theirs} if same_seeds else {*ours}
+    if not seeds or not theirs:
         return "-"
-    gain = 100 * (np.mean(ours, axis=0) - np.mean(theirs, axis=0))
+    means = [
+        np.mean([right for seed, right in of.items() if seed in seeds or not same_seeds], 0) for of in (ours, theirs)
+    ]
+    gain = 100 * (means[0] - means[1])
     half = 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
-    return f"{gain.mean():+.1f} ({gain.mean() - half:+.1f} to {gain.mean() + half:+.1f})"
+    return f"{gain.mean():+.1f} ({gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}; seeds: {len(seeds)})"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     python examples/recipes.py DATA OUT --table
 
 Each run trains on so many rows of train, of which the program holds a tenth out to validate with, and is judged on
-validation and test together. Every result is a line of OUT/recipes.jsonl; what stands there is not computed again.
+validation and test together. Every result is a line of OUT/recipes.jsonl; what stands there is not computed again, and
+with `examples/measured` as OUT, --table prints what was measured for the documents.
 
 Methods: TF-IDF (words and pairs of words) + logistic regression; a linear probe on the mean word state; logistic
 regression on TF-IDF and the mean features of both encoders; the default command with both modalities, the same model
@@ -82,7 +83,8 @@ def print_table(results: Results) -> None:
         mean = np.mean([np.mean(method[cell]) for cell in shared]) if shared else float("nan")
         print(f"| {name} | " + " | ".join(shown) + f" | {mean:.1f} |")
     seeds = {cell: len(method[cell]) for cell in cells for method in found.values() if cell in method}
-    print(f"\n({min(seeds.values())} to {max(seeds.values())} seeds a cell)" if seeds else "")
+    if seeds:
+        print(f"\nDiptych {results.versions()}; seeds of a cell: {min(seeds.values())} to {max(seeds.values())}")
 
 
 if __name__ == "__main__":

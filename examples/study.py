@@ -1,7 +1,7 @@
 """Rows, runs and features that `recipes.py`, `products.py` and `evidence.py` share.
 
-Frozen encoders run once for each image and text: their features lie in OUT/cache. Results are lines of
-OUT/results.jsonl; what stands there is not computed again, so every command resumes where it was stopped.
+Frozen encoders run once for each image and text: their features lie in OUT/cache. Results are lines of a file in OUT;
+what stands there is not computed again, so every command resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diptych import build_model, load_model, train
+from diptych import __version__, build_model, load_model, train
 from diptych.pipeline.data.columns import find_columns
 from diptych.pipeline.data.tables import load_tables
 from diptych.pipeline.evaluation.evaluate import collect
@@ -186,12 +186,16 @@ class Results:
         """Whether there is no line of this cell."""
         return all(any(line.get(key) != cell.get(key) for key in self.keys) for line in self.lines)
 
+    def versions(self) -> str:
+        """The versions that gave these lines."""
+        return ", ".join(sorted({line["diptych"] for line in self.lines}))
+
     def add(self, compute: Callable[[], dict[str, Any]], **cell: Any) -> None:
         """Compute the line of a cell, unless it is there."""
         if self.missing(**cell):
             started = time.process_time()
             line = {**cell, **compute()}
-            line["cpu"] = round(time.process_time() - started, 1)
+            line |= {"cpu": round(time.process_time() - started, 1), "diptych": __version__}
             self.lines.append(line)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:

@@ -18,6 +18,7 @@ from diptych.pipeline.runtime.outputs import (
     damage_of,
     files_of,
     keep_part,
+    own_folder,
     remove,
     remove_leftovers,
     restore,
@@ -315,3 +316,27 @@ def test_an_error_that_passes_at_the_end_of_a_write_leaves_nothing(failing, plac
     assert not left
     assert (place / "model" / "a").read_text() == "new"
     assert not (place / ".model.diptych").exists()
+
+
+def test_a_folder_of_our_own_is_new_or_was_made_for_that(tmp_path):
+    for _ in range(2):
+        assert own_folder(tmp_path / "demo") == tmp_path / "demo"
+        (tmp_path / "demo" / "picture.png").write_bytes(b"ours")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "notes.txt").write_text("mine")
+    with beside(tmp_path / "model") as new:
+        new.mkdir()
+        (new / "weights").write_bytes(b"0")
+    for folder in ("theirs", "model"):
+        with pytest.raises(ValueError, match="holds files already, and they are not of this version: choose another"):
+            own_folder(tmp_path / folder)
+
+
+def test_an_error_of_a_full_disk_names_what_was_written(tmp_path):
+    with pytest.raises(OSError, match="No space left on device") as caught, beside(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "a.json")
+    with pytest.raises(ConnectionRefusedError) as other, beside(tmp_path / "a.json"):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    assert other.value.filename is None
+    assert not list(tmp_path.iterdir())

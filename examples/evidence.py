@@ -171,7 +171,7 @@ def png(pixels: np.ndarray) -> bytes:
 def print_table(results: Results) -> None:
     """A row for each figure, a column for each column of labels and seed; a dash where it was not run."""
     cells = sorted({(line["seed"], line["column"]) for line in results.lines})
-    names = list(dict.fromkeys(n for line in results.lines for n in line if n not in ("column", "test", "seed", "cpu")))
+    names = dict.fromkeys(name for line in results.lines for name in results.figures(line))
     print("| | " + " | ".join(f"{column}, seed {seed}" for seed, column in cells) + " |\n|" + "---|" * (len(cells) + 1))
     for name in sorted(names, key=lambda name: name[0]):
         found = {(line["seed"], line["column"]): line[name] for line in results.lines if name in line}

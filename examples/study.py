@@ -186,6 +186,10 @@ class Results:
         """Whether there is no line of this cell."""
         return all(any(line.get(key) != cell.get(key) for key in self.keys) for line in self.lines)
 
+    def figures(self, line: dict[str, Any]) -> dict[str, Any]:
+        """What was measured in a cell: its line without keys, cost and version."""
+        return {name: value for name, value in line.items() if name not in (*self.keys, "cpu", "diptych")}
+
     def versions(self) -> str:
         """The versions that gave these lines."""
         return ", ".join(sorted({line["diptych"] for line in self.lines}))

@@ -1,40 +1,68 @@
-"""The command line: a command for each file beside this one."""
+"""The command line: a command for each file beside this one, which is imported when it is asked for."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..runtime.cpus import limit_threads
 from ..runtime.version import __version__
-from . import check, classify, demo, evaluate, explain, info, rank, train, tune
 from .terminal import PanelCommand
 
-app = typer.Typer(
-    name="diptych",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"max_content_width": 1_000, "help_option_names": ["--help", "-h"]},  # as wide as the terminal
-)
+COMMANDS = {
+    "demo": "Show everything in two minutes, offline.",
+    "classify": "Classify one pair, or a table of pairs.",
+    "train": "Fine-tune on labelled pairs.",
+    "evaluate": "Measure a model on labelled pairs.",
+    "explain": "Explain a prediction: the places and words that speak for it.",
+    "check": "Find what is wrong with a dataset, before training.",
+    "rank": "Rank texts for an image, or images for a text.",
+    "tune": "Search learning rates, fusion and frozen parts.",
+    "info": "Show versions and devices, or a model, or the feature cache.",
+}
+"""What each command does, in the order of the help; it is the function of this name in the file of this name."""
 
-for function in (
-    demo.demo,
-    classify.classify,
-    train.train,
-    evaluate.evaluate,
-    explain.explain,
-    check.check,
-    rank.rank,
-    tune.tune,
-    info.info,
-):
-    app.command(cls=PanelCommand)(function)
+SETTINGS: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"max_content_width": 1_000, "help_option_names": ["--help", "-h"]},  # as wide as the terminal
+}
+
+
+class Commands(TyperGroup):
+    """The commands; one that is not asked for costs nothing."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # names that a mistyped one is compared with
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        return [*COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One of them, None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        alone = typer.Typer(**SETTINGS)
+        function = getattr(import_module(f".{cmd_name}", __package__), cmd_name)
+        alone.command(cmd_name, cls=PanelCommand)(function)
+        return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List them in the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([*COMMANDS.items()])
+
+
+app = typer.Typer(name="diptych", cls=Commands, no_args_is_help=True, **SETTINGS)
 
 
 def _print_version(wanted: bool) -> None:

@@ -14,7 +14,7 @@ import diptych as package
 import pytest
 import typer
 from diptych.pipeline.cli.command import command
-from diptych.pipeline.cli.main import app
+from diptych.pipeline.cli.main import COMMANDS, app
 from diptych.pipeline.cli.terminal import PanelCommand, Show, coloured
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,9 +72,9 @@ def shown(monkeypatch, capsys):
     return show
 
 
-@pytest.mark.parametrize("name", [command.callback.__name__ for command in app.registered_commands])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_takes_these_options_and_no_others(name):
-    params = typer.main.get_command(app).commands[name].params
+    params = typer.main.get_command(app).get_command(None, name).params
     shown = {param.opts[0] for param in params if param.param_type_name == "option" and not param.hidden}
     assert shown == {*OPTIONS[name].split(), "--json", "--quiet", "--debug"}
     assert all(param.help for param in params if not param.hidden)
@@ -103,7 +103,7 @@ def test_the_version_is_printed(shown):
     assert shown("--version") == f"diptych {package.__version__}\n"
 
 
-@pytest.mark.parametrize("name", [command.callback.__name__ for command in app.registered_commands])
+@pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_help_is_as_wide_as_the_terminal_and_in_panels(name, width, shown):
     lines = shown(name, "--help", width=width).splitlines()
@@ -117,6 +117,20 @@ def test_help_is_as_wide_as_the_terminal_and_in_panels(name, width, shown):
 def test_a_wide_terminal_needs_fewer_lines(shown):
     assert max(map(len, shown("train", "--help", width=160).splitlines())) > 110
     assert len(shown("train", "--help", width=160).splitlines()) < len(shown("train", "--help").splitlines())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_of_each_what_its_own_help_says(name, shown):
+    summary = typer.main.get_command(app).get_command(None, name).help.partition("\n")[0]
+    assert COMMANDS[name] == summary
+    assert f"  {name:<9} {summary}\n" in shown("--help")
+
+
+def test_a_command_that_is_not_asked_for_is_not_imported():
+    code = "import sys; from diptych.pipeline.cli.main import app\ntry: app()\nfinally: print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code, "info", "--help"], capture_output=True, text=True, check=True)
+    loaded = {name.rpartition(".")[2] for name in ran.stdout.split() if name.startswith("diptych.pipeline.cli.")}
+    assert loaded & {*COMMANDS} == {"info"}
 
 
 def test_the_list_of_commands_fits_80_columns_whole(shown):

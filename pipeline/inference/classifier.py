@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..data.options import Reading
-from ..data.rows import Columns, UnreadableRow
+from ..data.rows import IMAGE_NAMES, TEXT_NAMES, Columns, UnreadableRow
 from ..data.values import is_nothing
 from ..model.config import warn_of_left_out
 from ..model.folder import load_model
@@ -345,6 +345,12 @@ def _is_list(value: Any) -> bool:
 def _require_a_modality(pair: Mapping[str, Any]) -> None:
     if not {"image", "text"} & set(pair):
         raise ValueError(f"a pair has 'image', 'text' or both; this one has {', '.join(map(repr, pair)) or 'nothing'}")
+    for name, names in (("image", IMAGE_NAMES), ("text", TEXT_NAMES)):
+        meant = [key for key in pair if key in names]
+        if name not in pair and meant:
+            raise ValueError(
+                f"the pair has no {name!r}, but {meant[0]!r}, which is not read: call it {name!r}, or leave it out"
+            )
 
 
 def _as_row(row: Any) -> Mapping[str, Any]:

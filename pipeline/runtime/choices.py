@@ -10,6 +10,11 @@ METRICS = ("accuracy", "macro_f1", "auroc", "loss", "micro_f1", "mean_average_pr
 """By what the best epoch can be chosen; the last two of rows with several labels each."""
 FUSIONS = ("cross-modal", "self-attention", "bilinear", "concat", "mlp")
 """How the modalities are fused."""
+FUSION_OPTIONS = {
+    "fusion_layers": ("cross-modal", "self-attention"),
+    "fusion_hidden_size": ("cross-modal", "self-attention", "bilinear"),
+}
+"""Options that some fusions have and others do not."""
 PATTERNS = ("dense", "sliding-window", "global", "sliding-window+global")
 """Which tokens see each other in self-attention."""
 CLASS_WEIGHTS = ("none", "balanced")

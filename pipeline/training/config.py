@@ -13,6 +13,7 @@ from typing import Any
 from ..data.options import Reading
 from ..runtime.choices import (
     CLASS_WEIGHTS,
+    FUSION_OPTIONS,
     FUSIONS,
     IMAGE_FITS,
     IMAGE_WEIGHTS,
@@ -98,6 +99,13 @@ class BuildOptions:
         check_options(self)
         if self.window is not None and "sliding" not in (self.pattern or ""):
             raise ValueError(f"window is {self.window}, but nothing slides: give pattern sliding-window too")
+        fusion = self.fusion or (self.architecture or {}).get("fusion") or FUSIONS[0]
+        for name, fusions in FUSION_OPTIONS.items():
+            value = getattr(self, name)
+            if fusion not in fusions and value is not None:
+                raise ValueError(
+                    f"{name} is {value!r}, which the {fusion} fusion doesn't have; it goes with {' and '.join(fusions)}"
+                )
 
     def given(self) -> dict[str, Any]:
         """Arguments of `build_model`: what was chosen."""
@@ -234,4 +242,8 @@ def read_options(options: Mapping[str, Any]) -> tuple[TrainConfig, BuildOptions,
     for name in ("text_only", "image_only"):
         if getattr(data, name) and (config.objective == "align" or config.alignment_weight):
             raise ValueError(f"{name} leaves no pairs to align: leave it out, or objective align and alignment_weight")
+    if "shuffle_buffer" in options and not data.stream:
+        raise ValueError(
+            f"shuffle_buffer is {config.shuffle_buffer}, but without stream all rows are shuffled: leave it out"
+        )
     return config, build, data

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...encoders.trainable import Encoder
-from ..runtime.choices import FUSIONS
+from ..runtime.choices import FUSION_OPTIONS, FUSIONS
 from ..training.config import TrainConfig
 
 RATES = {"learning_rate": (1e-4, 3e-3), "encoder_learning_rate": (1e-5, 3e-4)}
@@ -126,13 +126,17 @@ def space_of(
     )
     if fusions is not None and own:
         raise ValueError(f"fusions is {', '.join(fusions)}, but {own}: leave it out")
+    needed = [able for name, able in FUSION_OPTIONS.items() if options.get(name) is not None]
+    if model.get("pattern", "dense") not in (None, "dense"):
+        needed.append(("self-attention",))
+    possible = [fusion for fusion in FUSIONS if all(fusion in able for able in needed)]
     for fusion in fusions or ():
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusions has {fusion!r}; choose from {', '.join(FUSIONS)}")
+        if fusion not in possible:
+            raise ValueError(f"fusions has {fusion!r}; choose from {', '.join(possible)}")
     if fusions is not None and not fusions:
-        raise ValueError(f"fusions is empty; choose from {', '.join(FUSIONS)}")
-    if own is None and fusions is None:  # a pattern is one of self-attention's
-        fusions = FUSIONS if model.get("pattern", "dense") in (None, "dense") else ("self-attention",)
+        raise ValueError(f"fusions is empty; choose from {', '.join(possible)}")
+    if own is None and fusions is None:
+        fusions = possible
 
     def counts(encoder: Encoder, name: str) -> list[int | None]:
         if name in options:

@@ -80,6 +80,13 @@ def test_the_loss_is_the_one_that_was_chosen(pairs, text_folder, tmp_path, monke
         ({"workers": 1000}, r"workers is 1000, and there are \d+ CPUs; give \d+ or fewer"),
         ({"window": 4}, "window is 4, but nothing slides: give pattern sliding-window too"),
         ({"window": 4, "pattern": "global"}, "window is 4, but nothing slides"),
+        (
+            {"fusion": "mlp", "fusion_layers": 3},
+            "fusion_layers is 3, which the mlp fusion doesn't have; it goes with c",
+        ),
+        ({"fusion": "concat", "fusion_hidden_size": 64}, "fusion_hidden_size is 64, which the concat fusion doesn't"),
+        ({"architecture": {"fusion": "bilinear"}, "fusion_layers": 1}, "fusion_layers is 1, which the bilinear fusion"),
+        ({"shuffle_buffer": 50}, "shuffle_buffer is 50, but without stream all rows are shuffled: leave it out"),
         ({"text_only": True, "alignment_weight": 1.0}, "text_only leaves no pairs to align"),
         ({"image_only": True, "objective": "align"}, "image_only leaves no pairs to align"),
     ],

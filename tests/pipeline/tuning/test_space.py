@@ -102,6 +102,8 @@ def test_the_fusion_that_is_fixed_is_the_one_that_is_trained():
     for fixed in ({"architecture": {"pattern": "global", "fusion": None}}, {"pattern": "global"}):
         assert space(**fixed).options({}, fixed) | fixed == space(**fixed).options({}, fixed)
         assert space(**fixed).options({}, fixed)["fusion"] == "self-attention"
+    assert space(fusion_layers=2).described()["fusion"] == ["cross-modal", "self-attention"]
+    assert space(fusion_hidden_size=64).described()["fusion"] == ["cross-modal", "self-attention", "bilinear"]
     assert "fusion" not in space(model="runs/aligned").options({}, {"model": "runs/aligned"})
 
 
@@ -129,6 +131,7 @@ def test_options_of_parts_that_train_leave_out_what_freezes_all():
     [
         ({"fusions": ["mpl"]}, "fusions has 'mpl'; choose from cross-modal, self-attention"),
         ({"fusions": []}, "fusions is empty; choose from"),
+        ({"fusions": ["mlp"], "fusion_layers": 2}, "fusions has 'mlp'; choose from cross-modal, self-attention"),
         ({"fusions": ["mlp"], "model": "runs/a"}, "fusions is mlp, but the model runs/a has its own: leave it out"),
         ({"fusions": ["mlp"], "objective": "align"}, "but to align reads none"),
         ({"fusions": ["mlp"], "architecture": {"fusion": "mlp"}}, "but fusion is mlp"),

@@ -53,7 +53,7 @@ def find_columns(
         kinds = {name: "string" for name in (image, text, label) if name is not None} | kinds
     for option, name in (("image", image), ("text", text), ("label", label)):
         for part in () if name is None else [name] if option != "text" or name in kinds else name.split("+"):
-            if part not in kinds and (part.partition(".")[0] not in kinds or "." not in part):
+            if part not in kinds and not any(part.startswith(f"{name}.") for name in kinds):
                 raise ValueError(f"{table.name} has no {option} column {part!r}; it has {', '.join(map(repr, kinds))}")
 
     def of(*wanted: str) -> list[str]:
@@ -221,9 +221,17 @@ def _kinds(table: Table, name: str) -> Iterator[tuple[str, str]]:
     Of one that holds objects, of what is inside them: under names such as `data.choices.0`.
     """
     feature = table.features.get(name)
-    yield from (
-        islice(_leaves(name, table.rows.first.get(name)), 50) if feature is None else [(name, _feature_kind(feature))]
-    )
+    found = _leaves(name, table.rows.first.get(name)) if feature is None else _feature_leaves(name, feature)
+    yield from islice(found, 50)
+
+
+def _feature_leaves(name: str, feature: Any) -> Iterator[tuple[str, str]]:
+    kind = _feature_kind(feature)
+    if kind == "other" and isinstance(feature, Mapping):
+        for inner, inside in feature.items():
+            yield from _feature_leaves(f"{name}.{inner}", inside)
+    else:
+        yield name, kind
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:

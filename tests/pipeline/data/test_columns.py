@@ -163,6 +163,17 @@ def test_a_null_in_the_first_row_hides_no_column(line):
     assert find_columns(read_json_lines([line]), need_label=False) == Columns("image", "text")
 
 
+def test_columns_of_objects_are_looked_into_by_their_features():
+    features = {"image": ImageFeature(), "text": {"en": TEXT, "de": TEXT}, "about": {"label": CLASS, "price": NUMBER}}
+    with pytest.raises(ValueError, match=r"several columns could be the text: 'text.en', 'text.de'; name it"):
+        find_columns(table(**features))
+    assert find_columns(table(**features), text="text.en") == Columns("image", "text.en", "about.label")
+    with pytest.raises(ValueError, match=r"no text column 'text.it'; it has 'image', 'text.en', 'text.de'"):
+        find_columns(table(**features), text="text.it")
+    lists = {"image": ImageFeature(), "found": {"texts": datasets.List(TEXT)}, "label": CLASS}
+    assert find_columns(table(**lists), text="found.texts.0").text == "found.texts.0"
+
+
 def test_no_first_row_is_an_empty_table():
     with pytest.raises(ValueError, match="rows is empty"):
         find_columns(Table([], None, "rows"))

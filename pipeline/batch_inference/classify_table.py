@@ -30,7 +30,7 @@ from ..inference.options import ClassifyOptions, Fast
 from ..inference.predictions import COLUMNS, output_row
 from ..runtime.console import SILENT
 from ..runtime.files import user_path, writing_to
-from ..runtime.options import sort_options
+from ..runtime.options import require_flags, sort_options
 from ..runtime.outputs import beside, keep_part, see_that_it_is_new
 from ..runtime.signals import Interrupted, StopSignals
 from .identity import FileStamps, changed_images, identity_of, names_files, see_that_data_stays, states_of
@@ -80,6 +80,7 @@ def classify_table(
             that would be lost or that does not belong to this run; or too few labels agree on the fast path.
         Interrupted: A signal came; what was classified before is kept likewise.
     """
+    require_flags(resume=resume, overwrite=overwrite, quiet=quiet)
     reading, chosen = sort_options(options, Reading, ClassifyOptions)
     # without `cpu` Accelerate sees one process where several share a machine that has no accelerator
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -315,6 +316,8 @@ def _open(
     """The table and its columns, which are printed."""
     if _is_stream(data) and sys.stdin is None:
         raise ValueError("standard input is closed: there are no rows to read from it")
+    if _is_stream(data) and (unread := split or reading.config or reading.revision):
+        raise ValueError(f"- is standard input, which has no {unread!r}: leave out --split, --config and --revision")
     if _is_stream(data):  # bytes: a line that is no text is a bad row as well
         table = read_json_lines(getattr(sys.stdin, "buffer", sys.stdin))
     else:

@@ -24,7 +24,7 @@ from ..data.tables import Table
 from ..data.writer import RowWriter
 from ..runtime.console import Console
 from ..runtime.files import user_path
-from ..runtime.options import sort_options
+from ..runtime.options import require_flags, sort_options
 from ..runtime.outputs import beside
 from .findings import ERRORS, WARNINGS, Checked, Finding, findings, in_order
 from .scan import CountTokens, frame_of, label_code, scan, together
@@ -40,7 +40,7 @@ def check(
     *,
     split: str | None = None,
     text_encoder: str | None = None,
-    max_length: int = 128,
+    max_length: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     quiet: bool = False,
@@ -53,7 +53,7 @@ def check(
         split: Check this one only; else all, and what they share.
         text_encoder: Count the texts in its tokens: a Hub id or a folder, as for training. Without
             it they are counted in words.
-        max_length: Longest text in tokens, as for training.
+        max_length: With `text_encoder`: longest text in tokens, as for training.
         out: A .csv, .jsonl or .parquet file for the bad rows, all of them.
         quiet: Show no progress bar.
         **reading: Fields of `Reading`, such as `label_column`; data without labels can be checked for classifying.
@@ -69,15 +69,16 @@ def check(
     Raises:
         ValueError: The data cannot be read at all, or a column is not there.
     """
+    require_flags(overwrite=overwrite, quiet=quiet)
     remarks: list[str] = []
     read, remark = _read(data, sort_options(reading, Reading)[0], split, remarks)
     tables, columns = read.tables, read.columns
     training = "train" if "train" in tables or split is not None else next(iter(tables))
     if split is not None:
         tables = {split: read.table}
-    count_tokens = None
-    if text_encoder is not None:
-        count_tokens, max_length = _tokenizer(text_encoder, max_length)
+    if max_length is not None and text_encoder is None:
+        raise ValueError(f"max_length is {max_length}, which goes with text_encoder: give both, or neither")
+    count_tokens, limit = (None, None) if text_encoder is None else _tokenizer(text_encoder, max_length)
     vocabulary: dict[Any, int] = {}
     bad_rows: list[dict[str, Any]] = []
     parts: dict[str, pd.DataFrame] = {}
@@ -98,7 +99,6 @@ def check(
                 count_tokens=count_tokens,
                 progress=partial(console.progress, desc=f"check {name}", total=table.rows.size(), unit="row"),
             )
-    limit = None if count_tokens is None else max_length
     absent = {name: _absent(table, columns) for name, table in tables.items()}
     names = list(vocabulary)
     judged_by = _training(tables, columns, training)
@@ -166,15 +166,18 @@ def _training(tables: Mapping[str, Table], columns: Columns, training: str) -> t
     return training, class_names(tables[training], str(columns.label))
 
 
-def _tokenizer(text_encoder: str, max_length: int) -> tuple[CountTokens, int]:
+def _tokenizer(text_encoder: str, max_length: int | None) -> tuple[CountTokens, int]:
     from ..model.processor import beginning
     from ..model.tokenizer import load_tokenizer  # loads torch
 
-    if max_length < 3:
+    if max_length is not None and max_length < 3:
         raise ValueError(f"max_length is {max_length}; it must be at least 3: two special tokens and one of the text")
     inside = Path(text_encoder) / "model"  # of a run's folder
     tokenizer = load_tokenizer(inside if (inside / "config.json").is_file() else text_encoder)
-    limit = min(max_length, tokenizer.model_max_length)
+    if max_length is not None and max_length > tokenizer.model_max_length:
+        longest = tokenizer.model_max_length
+        raise ValueError(f"max_length is {max_length}, but the text encoder {text_encoder} reads at most {longest}")
+    limit = min(128, tokenizer.model_max_length) if max_length is None else max_length
     return lambda text: len(tokenizer(beginning(text, tokenizer, limit), verbose=False)["input_ids"]), limit
 
 

@@ -11,7 +11,7 @@ from .command import command, option
 from .terminal import Show
 
 
-@command(Reading)
+@command(Reading, needs={"text_encoder": ["max_length"], "out": ["overwrite"]})
 def check(
     show: Show,
     data: Annotated[str, typer.Argument(help="Pairs, with labels or without, as for train.")],
@@ -19,7 +19,9 @@ def check(
     text_encoder: Annotated[
         str | None, option("Count the texts in its word pieces, not in words: a Hub id or a folder.")
     ] = None,
-    max_length: Annotated[int, option("With --text-encoder: longest text, in word pieces.")] = 128,
+    max_length: Annotated[
+        int | None, option("With --text-encoder: longest text, in word pieces.  [default: 128]")
+    ] = None,
     out: Annotated[str | None, option("A .csv, .jsonl or .parquet file for the bad rows.")] = None,
     overwrite: Annotated[bool, option("Replace an earlier OUT.", "--overwrite")] = False,
     **reading: Any,

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..data.options import Reading
+from ..data.options import READING, Reading
 from ..inference.options import ClassifyOptions, Fast
-from ..runtime.files import existing
 from .command import command, option
-from .options import Processes, Split
+from .options import Processes, Split, require_files_in_order
 from .terminal import Show, process_rank, share_with
 
 if TYPE_CHECKING:  # what a command reads by is loaded when it runs
@@ -20,7 +19,16 @@ if TYPE_CHECKING:  # what a command reads by is loaded when it runs
     from ..inference.predictions import Prediction
 
 
-@command(Reading, ClassifyOptions, Fast, without=["label_column"])
+FAST = tuple(spec.name for spec in fields(Fast))
+
+
+@command(
+    Reading,
+    ClassifyOptions,
+    Fast,
+    without=["label_column"],
+    needs={"data": ["out", "split", "resume", "overwrite", "part_rows", "processes", *READING, *FAST]},
+)
 def classify(
     show: Show,
     image: Annotated[str | None, typer.Argument(help="An image file; '' for none.")] = None,
@@ -65,21 +73,12 @@ def classify(
         if image or text is not None:
             raise ValueError("--text is a sentence without an image; give IMAGE TEXT for both")
         image, text = "", text_alone
-    fast = {spec.name: options.pop(spec.name) for spec in fields(Fast) if spec.name in options}
+    fast = {name: options.pop(name) for name in FAST if name in options}
     if data is None:
         if image is None:
             raise ValueError(
                 "give IMAGE and TEXT ('' for no image), --text for a sentence without an image, or --data and --out"
             )
-        if out is not None:
-            raise ValueError("--out is for --data; the prediction of one pair is printed")
-        if processes is not None:
-            raise ValueError("--processes is for --data; one pair takes one process")
-        if fast:
-            raise ValueError("--compile, --dtype, --int8 and --min-agreement are for --data, not for one pair")
-        reading = [spec.name for spec in fields(Reading) if spec.name in options]
-        if reading:
-            raise ValueError(f"--{reading[0].replace('_', '-')} is for --data, not for one pair")
         _classify_one(image, text, model, show, options)
         return
     if image is not None:
@@ -113,7 +112,7 @@ def classify(
 def _classify_one(image: str, text: str | None, model: str | None, show: Show, options: dict[str, Any]) -> None:
     from ..data.rows import Columns, read_pair
 
-    _require_files_in_order(image, text)
+    require_files_in_order(image, text)
     # before a model is loaded, whether it can be decoded at all: the least scale will do
     pair = read_pair(0, {"image": image, "text": text}, Columns("image", "text"), at_least=(1, 1))
     if pair.bad and (options.get("on_bad_row", "mask") != "mask" or pair.status == "both_missing"):
@@ -126,17 +125,6 @@ def _classify_one(image: str, text: str | None, model: str | None, show: Show, o
         left = " and ".join(f"{name}s" for name in sorted(classify.model.config.left_out))
         raise ValueError(f"the model was trained without {left}: give it the other modality")
     show.result(prediction, lambda prediction: prediction_text(prediction, pair))
-
-
-def _require_files_in_order(image: str, text: str | None) -> None:
-    """Raise a `ValueError` if they are swapped, the image does not exist, or the text is a file."""
-    if text is not None and existing(text):
-        if not existing(image):
-            raise ValueError(f"IMAGE and TEXT are swapped: {text} is a file. Give the image first, then the sentence")
-        raise ValueError(f"TEXT is {text}, which is a file; give the sentence itself, or --data for a table of pairs")
-    if image.strip() and "://" not in image and not existing(image):
-        hint = "" if text is None else "; to classify the text alone, give --text instead"
-        raise ValueError(f"the image {image[:200]} does not exist{hint}")
 
 
 def _model_or_shipped(model: str | None, show: Show) -> str | Path:

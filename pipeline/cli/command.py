@@ -43,6 +43,7 @@ def command(
     defaults: Mapping[str, str] | None = None,
     without: Iterable[str] = (),
     renamed: Mapping[str, str] | None = None,
+    needs: Mapping[str, Iterable[str]] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function a command, with the fields of dataclasses among its options.
 
@@ -55,6 +56,7 @@ def command(
         defaults: What the help says of an option's default, by name, where the command has another.
         without: Fields that are no options of this command.
         renamed: Old names of fields with their new ones: still read, with a remark, and not shown.
+        needs: By an option, or several of which one will do (`data, out`), the others that do nothing without it.
     """
     old_names = renamed or {}
 
@@ -62,6 +64,7 @@ def command(
         hints = get_type_hints(function, include_extras=True)
         own = [p.replace(annotation=hints[p.name]) for p in signature(function).parameters.values()]
         before = [p for p in own if p.kind is not Parameter.VAR_KEYWORD and p.name != "show"]
+        usual = {parameter.name: parameter.default for parameter in before}
         readers: dict[str, Reader] = {}
         made = []
         for kind in options:
@@ -87,6 +90,10 @@ def command(
                     value = given.pop(name)
                     if value is not None:
                         given[name] = read(value)
+                for one_of, names in (needs or {}).items():
+                    _require_one(
+                        one_of, [name for name in names if given.get(name, usual.get(name)) != usual.get(name)], given
+                    )
                 for name, value in given.items():  # as of a variable of the shell that is not set
                     if value == "" and name not in ("image", "text", "text_alone"):
                         raise ValueError(f"{name.replace('_', '-')} is empty: give a value, or leave the option out")
@@ -99,6 +106,18 @@ def command(
         return run
 
     return make
+
+
+def _require_one(one_of: str, names: Iterable[str], given: Mapping[str, Any]) -> None:
+    """See that something gives a meaning to options that were given."""
+    needed = one_of.split(", ")
+    if any(given.get(name) is not None and given[name] is not False for name in needed):
+        return
+    for name in names:
+        flags = " or ".join(f"--{one}".replace("_", "-") for one in needed)
+        raise ValueError(
+            f"--{name.replace('_', '-')} goes with {flags}, and does nothing without it: leave it out, or give both"
+        )
 
 
 @cache

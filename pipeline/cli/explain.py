@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ..data.options import Reading
+from ..data.options import READING, Reading
 from .command import command, option
-from .options import Model, Split
+from .options import Model, Split, require_files_in_order
 from .terminal import Show
 
 
-@command(Reading, without=["label_column"])
+@command(Reading, without=["label_column"], needs={"data": ["rows"], "data, faithfulness": ["split", *READING]})
 def explain(
     show: Show,
     model: Model,
@@ -46,11 +46,11 @@ def explain(
         raise ValueError("give --out, the folder for the page and the picture")
     if (data is not None or faithfulness is not None) and (image is not None or text is not None):
         raise ValueError("an image or a text and a table were given: explain one pair, or rows of --data")
-    if rows is not None and data is None:
-        raise ValueError("--rows goes with --data: it says which rows of the table to explain")
-    if reading and data is None and faithfulness is None:
-        raise ValueError(f"--{next(iter(reading)).replace('_', '-')} goes with --data: it says how a table is read")
-    if data is None and faithfulness is None:  # before anything is computed
+    explains = {"data": data, "out": out, "against": against, "overwrite": overwrite or None}
+    if faithfulness is not None and (unused := [name for name, value in explains.items() if value is not None]):
+        raise ValueError(f"--faithfulness compares all methods and explains no pair: leave --{unused[0]} out")
+    if data is None and faithfulness is None:
+        require_files_in_order(image or "", text)  # before anything is computed
         see_that_they_may_go(places_of(str(out)), overwrite=overwrite)
     network, processor = load_model(model)
     if faithfulness is not None:
@@ -59,7 +59,7 @@ def explain(
         )
         show.result(compared, comparison_text)
     elif data is not None:
-        numbers = parse_rows(rows)
+        numbers = None if rows is None else parse_rows(rows)
         options: dict[str, Any] = {"rows": numbers, "split": split, "against": against, "method": method}
         options |= {"overwrite": overwrite, "say": show.remark, **reading}
         records = explain_rows(network, processor, data, str(out), **options)

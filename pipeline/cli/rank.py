@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..data.options import Reading
+from ..data.options import READING, Reading
 from ..runtime.files import entries_below, existing
 from .command import command, option
 from .options import BatchSize, Split
@@ -19,9 +20,15 @@ def texts_of(sources: Sequence[str]) -> list[str]:
     """The texts that the command line names: each a text itself, or a file with one on each line.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are none, or one looks like the name of a file that is not there.
     """
     from ..data.text_files import read_whole
+
+    for source in sources:
+        if re.fullmatch(r"\S+\.(txt|text|csv|tsv|json|jsonl|md)", source.strip(), re.IGNORECASE) and not existing(
+            source
+        ):
+            raise ValueError(f"--texts is {source}, and there is no such file: give its path, or the text itself")
 
     def lines(file: Path) -> list[str]:
         return [line for line in read_whole(file).splitlines() if line.strip()]
@@ -57,7 +64,10 @@ def _opened(
     return found
 
 
-@command(Reading)
+@command(
+    Reading,
+    needs={"data": ["split", "batch_size", *READING], "image": ["texts"], "text": ["images"], "image, text": ["top"]},
+)
 def rank(
     show: Show,
     model: Annotated[str, typer.Argument(help="A model trained with --objective align or --alignment-weight.")],
@@ -84,9 +94,8 @@ def rank(
             "give one of --image (with --texts), --text (with --images) and --data; "
             f"got {' and '.join(asked) or 'none of them'}"
         )
-    for one, many, given in (("image", "images", image and images), ("text", "texts", text and texts)):
-        if given:
-            raise ValueError(f"--{one} is ranked for, so --{many} have no place: give one --{one} and the others")
+    if text is not None and existing(text):
+        raise ValueError(f"--text is {text}, which is a file: give the sentence itself, or --texts for a file of texts")
     if data is not None:
         from ..evaluation.retrieval import rank_table
 

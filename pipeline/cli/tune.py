@@ -13,10 +13,10 @@ from .terminal import Show, process_rank, share_with
 
 SEARCHED = dict.fromkeys(
     ("learning_rate", "encoder_learning_rate", "unfreeze_image", "unfreeze_text"), "searched; a value fixes it"
-)
+) | {"epochs": "5"}
 
 
-@command(DataOptions, BuildOptions, TrainConfig, defaults=SEARCHED, without=["fusion"], renamed=RENAMED)
+@command(DataOptions, BuildOptions, TrainConfig, defaults=SEARCHED, without=["fusion", "recipe"], renamed=RENAMED)
 def tune(
     show: Show,
     data: TrainingData,
@@ -33,7 +33,7 @@ def tune(
     Trains many times and keeps the best model in OUT/model; OUT/trials.csv and OUT/trials.png show all
     trials. What an option fixes is not searched.
     """
-    read_options(options)  # before torch is loaded: what they say of a value that is not allowed
+    read_options(options, searches=True)  # before torch is loaded: what they say of a value that is not allowed
     share_with(processes)
     from ..tuning.report import sweep_text
     from ..tuning.tune import tune as run

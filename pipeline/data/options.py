@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from ..runtime.options import option
+from ..runtime.options import check_options, option
 
 _option = partial(option, panel="Data")
 
@@ -28,13 +28,27 @@ class Reading:
     revision: str | None = _option(None, "Branch, tag or commit of a Hub dataset.")
 
     def __post_init__(self) -> None:
-        if self.text_only and self.image_only:
-            raise ValueError("--text-only and --image-only leave nothing to read: give one of them")
         for name in ("image_column", "text_column", "label_column"):  # of a DataFrame they may be numbers
             if (column := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(column))
+        check_options(self)
+        if self.text_only and self.image_only:
+            raise ValueError("--text-only and --image-only leave nothing to read: give one of them")
+        for left, unread in (
+            ("text_only", ("image_column", "image_folder", "image_suffix")),
+            ("image_only", ("text_column",)),
+        ):
+            for name in unread:
+                if getattr(self, left) and getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}, but with {left} it is not read: leave out one of them"
+                    )
         if self.image_suffix and not self.image_suffix.startswith("."):
             object.__setattr__(self, "image_suffix", f".{self.image_suffix}")
+
+
+READING = tuple(spec.name for spec in fields(Reading))
+"""The names of these options."""
 
 
 class OptionNeeded(ValueError):

@@ -20,7 +20,7 @@ from ...encoders.trainable import evaluating
 from ..data.content import NOTHING
 from ..data.labels import label_ids, multi_label_targets
 from ..data.options import Reading
-from ..data.read import read_data
+from ..data.read import read_data, require_some
 from ..data.splits import pick_split
 from ..loading.dataset import PairDataset
 from ..loading.loader import batches_once
@@ -31,7 +31,7 @@ from ..model.folder import load_model
 from ..model.model import require_classes
 from ..model.scores import scores
 from ..runtime.console import SILENT, Console
-from ..runtime.options import sort_options
+from ..runtime.options import require_flags, sort_options
 from .drawing import draw_coverage, picture_place
 from .metrics import best_thresholds, classification_metrics, multi_label_metrics
 from .missing import Missing, take_away
@@ -79,13 +79,17 @@ def evaluate(
     Raises:
         ValueError: The model or the data is not usable; the message says why.
     """
+    require_flags(quiet=quiet, emap_exact=emap_exact)
     reading, missing = sort_options(options, Reading, Missing)
     picture = None if out is None else picture_place(out, "coverage.png")
     classifier, processor = load_model(model)
     require_classes(classifier)
+    if classifier.config.multi_label and emap_exact:
+        raise ValueError("emap_exact is of models with one label a row; this one has any number: leave it out")
     pick, known = partial(pick_split, split=split, default="test"), classifier.config.columns
     read = read_data(data, reading, pick=pick, known=known, say=say)
     table, columns = read.table, read.columns
+    require_some(table, columns)
     read_labels = multi_label_targets if classifier.config.multi_label else label_ids
     labels = read_labels(table, str(columns.label), classifier.config.labels)
     accelerator = Accelerator()

@@ -30,16 +30,14 @@ class Missing:
         "Which: of both, half of these rows lack the text and half the image.  [default: both]",
         panel="Scores",
         choices=MISSING_TYPES,
+        needs="missing",
     )
-    missing_seed: int = option(0, "Seed of the table that says which rows these are.", panel="Scores", least=0)
+    missing_seed: int = option(
+        0, "Seed of the table that says which rows these are.", panel="Scores", least=0, needs="missing"
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.missing is None and self.missing_type is not None:
-            raise ValueError(
-                f"missing_type is {self.missing_type!r}, but no share of the rows is given: give missing too, such as "
-                "0.7"
-            )
 
     def __str__(self) -> str:
         return f"{self.missing:g} of the rows, {self.missing_type or MISSING_TYPES[-1]}, seed {self.missing_seed}"

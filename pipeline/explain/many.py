@@ -23,6 +23,7 @@ from ..data.tables import Table
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..runtime.files import user_path
+from ..runtime.options import require_flags
 from ..runtime.outputs import write_whole
 from .explain import DEFAULT_METHOD, explain, make_pair
 from .faithfulness import curves
@@ -33,18 +34,16 @@ from .removal import log_odds
 FIRST_ROWS = 10
 
 
-def parse_rows(text: str | None) -> list[int]:
-    """Row numbers of `0,3,10-12`; the first ten by default.
+def parse_rows(text: str) -> list[int]:
+    """Row numbers of `0,3,10-12`.
 
     Raises:
         ValueError: It names no rows.
     """
-    if text is None:
-        return list(range(FIRST_ROWS))
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
             raise ValueError(f"--rows is {text!r}: give row numbers from 0, such as 0,3,10-12")
         numbers += range(int(first), int(last if dash else first) + 1)
     return list(dict.fromkeys(numbers))
@@ -56,7 +55,7 @@ def explain_rows(
     data: Any,
     out: str | Path,
     *,
-    rows: Sequence[int],
+    rows: Sequence[int] | None = None,
     split: str | None = None,
     against: str | None = None,
     method: str = DEFAULT_METHOD,
@@ -66,19 +65,23 @@ def explain_rows(
 ) -> list[dict[str, Any]]:
     """Explain rows of a table: a page and a picture of each in `out`, `explanations.jsonl`, and a page with all.
 
-    A row that has neither a usable image nor a text gets no page: its status and reason say why. `reading` are fields
-    of `Reading`, such as `image_column`; columns are those of training where the data has them.
+    Without `rows` the first ten, or as many as there are. A row that has neither a usable image nor a text gets no
+    page: its status and reason say why. `reading` are fields of `Reading`, such as `image_column`; columns are those of
+    training where the data has them.
 
     Raises:
         ValueError: The data cannot be read, or has no such row; or files of these names are there, and `overwrite` was
             not given, or they are none of ours.
     """
+    require_flags(overwrite=overwrite)
     folder = user_path(out)
     lines, index = folder / "explanations.jsonl", folder / "index.html"
-    pages = [place for row in rows for place in places_of(folder, _name(row))]
+    numbers = range(FIRST_ROWS) if rows is None else rows
+    pages = [place for row in numbers for place in places_of(folder, _name(row))]
     see_that_they_may_go((lines, index, *pages), overwrite=overwrite)
     records = []
-    for pair in read_rows(model, data, rows, split=split, reading=Reading(**reading), say=say):
+    how: dict[str, Any] = {"split": split, "reading": Reading(**reading), "say": say, "all_there": rows is not None}
+    for pair in read_rows(model, data, numbers, **how):
         record: dict[str, Any] = {"row": pair.row, "status": pair.status, "reason": pair.reason}
         if pair.image is not None or pair.text is not None:
             explanation = explain(model, processor, image=pair.image, text=pair.text, against=against, method=method)
@@ -104,18 +107,20 @@ def read_rows(
     split: str | None,
     reading: Reading,
     say: Callable[[str], None] = lambda line: None,
+    all_there: bool = True,
 ) -> Iterator[RowPair]:
     """The rows of these numbers, in the table's order; all of them without numbers.
 
     Raises:
-        ValueError: The data cannot be read, or ends before one of them.
+        ValueError: The data cannot be read, is empty, or ends before one of them, if all are to be there.
     """
     pick, known = partial(pick_split, split=split, default="test"), model.config.columns
     read = read_data(data, reading, pick=pick, need_label=False, streaming=True, known=known, say=say)
     table, columns = read.table, read.columns
     wanted = None if numbers is None else set(numbers)
-    if wanted and table.rows.by_number:  # before anything is computed
-        _require_rows(table, wanted, len(table.rows))
+    needed = wanted if all_there and wanted is not None else {0}
+    if table.rows.by_number:  # before anything is computed
+        _require_rows(table, needed, len(table.rows))
     count = 0
     for number, row in enumerate(table.rows):
         count = number + 1
@@ -123,12 +128,14 @@ def read_rows(
             yield read_pair(number, row, columns, table.folder)
         if wanted is not None and number >= max(wanted):
             return
-    _require_rows(table, wanted or (), count)
+    _require_rows(table, needed, count)
 
 
 def _require_rows(table: Table, wanted: Iterable[int], count: int) -> None:
     missing = sorted(number for number in wanted if number >= count)
-    if missing and missing[-1] >= FIRST_ROWS:  # of the first ones those that are there are explained
+    if not count:
+        raise ValueError(f"{table.name} is empty: there are no rows in it")
+    if missing:
         raise ValueError(f"{table.name} has {count} rows, so there is no row {missing[-1]}; rows count from 0")
 
 

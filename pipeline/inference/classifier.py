@@ -134,14 +134,14 @@ class ImageTextClassifier:
         if reading:
             raise ValueError(f"{', '.join(reading)} is for tables; pairs have 'image' and 'text'")
         if isinstance(pairs, Mapping):
-            _require_a_modality(pairs)
+            self._require_halves(pairs)
             return next(self._stream([pairs], chosen))
         if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)):
             if pairs:  # a wrong call shows in its first pair; a wrong one among others gets a status
                 first = _as_row(pairs[0])
                 if isinstance(first, UnreadableRow):
                     raise ValueError(first.reason)
-                _require_a_modality(first)
+                self._require_halves(first)
             return list(self._stream(pairs, chosen))
         if isinstance(pairs, Iterator):
             return self._stream(pairs, chosen)
@@ -149,6 +149,19 @@ class ImageTextClassifier:
             f"a {type(pairs).__name__} cannot be classified: give a dict with 'image' and 'text', a list, generator, "
             "DataFrame or datasets.Dataset of them, or an image and a text: classify(IMAGE, TEXT)"
         )
+
+    def _require_halves(self, pair: Mapping[str, Any]) -> None:
+        """See that a pair has a modality by its name, and the other not by another name."""
+        if not {"image", "text"} & set(pair):
+            raise ValueError(
+                f"a pair has 'image', 'text' or both; this one has {', '.join(map(repr, pair)) or 'nothing'}"
+            )
+        for name, names in (("image", IMAGE_NAMES), ("text", TEXT_NAMES)):
+            meant = [key for key in pair if key in names]
+            if name not in {*pair} | self.model.config.left_out and meant:
+                raise ValueError(
+                    f"the pair has no {name!r}, but {meant[0]!r}, which is not read: call it {name!r}, or leave it out"
+                )
 
     def _table(self, data: Any, reading: Reading, options: ClassifyOptions) -> Any:
         """The same kind of dataset or DataFrame with the prediction's columns added."""
@@ -340,17 +353,6 @@ def _is_list(value: Any) -> bool:
     """Whether this is several images or texts: a list, an array of names, or a column of pandas or `datasets`."""
     kinds = ("Column", "Series")
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1 or type(value).__name__ in kinds
-
-
-def _require_a_modality(pair: Mapping[str, Any]) -> None:
-    if not {"image", "text"} & set(pair):
-        raise ValueError(f"a pair has 'image', 'text' or both; this one has {', '.join(map(repr, pair)) or 'nothing'}")
-    for name, names in (("image", IMAGE_NAMES), ("text", TEXT_NAMES)):
-        meant = [key for key in pair if key in names]
-        if name not in pair and meant:
-            raise ValueError(
-                f"the pair has no {name!r}, but {meant[0]!r}, which is not read: call it {name!r}, or leave it out"
-            )
 
 
 def _as_row(row: Any) -> Mapping[str, Any]:

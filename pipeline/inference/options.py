@@ -53,7 +53,7 @@ class ClassifyOptions:
     precision: float | None = _share("Abstain where answers would not be right with this precision, such as 0.95.")
     coverage: float | None = _share("Answer this share of rows, those with the highest scores; abstain from others.")
     sets: float | None = _share("Give sets of labels that hold the true one with this probability.")
-    set_score: str = option(SET_SCORES[0], "How these sets are built.", panel=SCORES, choices=SET_SCORES)
+    set_score: str = option(SET_SCORES[0], "How these sets are built.", panel=SCORES, choices=SET_SCORES, needs="sets")
 
     @property
     def requested(self) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, TypedDict
 
 import torch
@@ -56,10 +58,13 @@ def rank(
     """
     if (image is None) == (text is None) or (texts is None) == (images is None) or (image is None) != (texts is None):
         raise ValueError("give an image and texts to rank for it, or a text and images")
-    if top is not None and top < 1:
-        raise ValueError(f"top is {top}; it must be at least 1")
+    if top is not None and (not isinstance(top, Integral) or top < 1):
+        raise ValueError(f"top is {top}; it must be a whole number of at least 1")
+    given = texts if images is None else images
+    if isinstance(given, (str, bytes, os.PathLike)):
+        raise ValueError(f"{'texts' if images is None else 'images'} is {given!r}, one alone: give a list")
     enough = processor.image_processor.needed_size
-    candidates = list(texts or () if images is None else images)
+    candidates = [] if given is None else list(given)
     if images is None:
         query = embed_images(model, processor, [read_image(image, at_least=enough)])
         of_texts = [read_text(candidate) for candidate in candidates]

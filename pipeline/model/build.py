@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from ...encoders import IMAGE_ENCODERS, BertEncoder, ImageEncoder, ResNetEncoder, VisionEncoder
@@ -10,12 +11,16 @@ from ...encoders.preprocessing import Preprocessing, resnet_preprocessing, visio
 from ...encoders.trainable import EncoderNotFound
 from ...encoders.vision import load_image_config
 from ..runtime.choices import IMAGE_WEIGHTS, require_choice
+from ..runtime.options import require_names
 from .config import DiptychConfig
 from .folder import _is_ours, load_model
 from .image_processor import DiptychImageProcessor
 from .model import DiptychModel
 from .processor import DiptychProcessor
 from .tokenizer import load_tokenizer, require_fit
+
+MAX_LENGTH = 128
+"""Longest text in word pieces, where nobody says."""
 
 
 def build_model(
@@ -26,7 +31,7 @@ def build_model(
     image_weights: str = "pretrained",
     image_size: tuple[int, int] | None = None,
     image_fit: str | None = None,
-    max_length: int = 128,
+    max_length: int | None = None,
     **architecture: Any,
 ) -> tuple[DiptychModel, DiptychProcessor]:
     """A model over pretrained encoders, its fusion and head random, and the processor that fits it.
@@ -42,12 +47,15 @@ def build_model(
             if not given.
         image_fit: How pictures of other proportions come to that size, one of `IMAGE_FITS`; an earlier model's own, or
             the first.
-        max_length: Longest text in word pieces.
+        max_length: Longest text in word pieces; 128 if not given, or what the text encoder reads if that is less.
         **architecture: Other fields of `DiptychConfig`.
 
     Raises:
-        ValueError: An encoder cannot be found or a field is out of its range.
+        ValueError: An encoder cannot be found, or a field does not exist or is out of its range.
     """
+    require_names(architecture, [spec.name for spec in fields(DiptychConfig)], "field of the architecture")
+    if isinstance(labels, str):
+        raise ValueError(f"labels is {labels!r}, one text: give a list of names")
     missing: dict[str, str] = {}
     try:
         images, image_processor = _image_side(image_encoder, image_weights, image_size, image_fit)
@@ -61,7 +69,10 @@ def build_model(
         raise ValueError(f"{'; '.join(missing.values())}. {what_is_here(*missing)}")
     text_config = text.trunk.config
     text_config.name_or_path = ""  # a path of this machine says nothing elsewhere
-    max_length = min(max_length, text.longest or max_length, tokenizer.model_max_length)
+    longest = min(text.longest or tokenizer.model_max_length, tokenizer.model_max_length)
+    if max_length is not None and max_length > longest:
+        raise ValueError(f"max_length is {max_length}, but the text encoder {text_encoder} reads at most {longest}")
+    max_length = min(MAX_LENGTH, longest) if max_length is None else max_length
     try:
         require_fit(tokenizer, text, max_length)
     except ValueError as error:
@@ -93,6 +104,8 @@ def _image_side(
     encoder: ImageEncoder
     wanted, pretrained = Preprocessing(), weights == "pretrained"
     if _is_ours(name):
+        if not pretrained:
+            raise ValueError(f"image_weights is {weights!r}, but the encoder of {name} is trained: leave it out")
         model, processor = load_model(name)
         encoder, images = model.image_encoder, processor.image_processor
         wanted, fit = images.preprocessing, fit or images.fit

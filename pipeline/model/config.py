@@ -163,8 +163,10 @@ class DiptychConfig(PreTrainedConfig):
         """Choose the classes; the thresholds and the calibration of others are gone.
 
         Raises:
-            ValueError: A label stands twice.
+            ValueError: A label stands twice, or it is one text.
         """
+        if isinstance(labels, str):
+            raise ValueError(f"labels is {labels!r}, one text: give a list of names")
         self.id2label = dict(enumerate(labels))
         self.label2id = {name: index for index, name in enumerate(labels)}
         self.problem_type = MULTI_LABEL if multi_label else None

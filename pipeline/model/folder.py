@@ -48,6 +48,8 @@ def load_model(
     Raises:
         ValueError: There is no model of ours, or it is damaged; the message says what is there.
     """
+    if multi_label and labels is None:
+        raise ValueError("multi_label goes with labels, the names of the classes: give both, or neither")
     place = model_folder(name_or_folder)
     try:
         with quiet_transformers():

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -97,6 +97,9 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        for name in {*(self.architecture or {})} & {spec.name for spec in fields(self)}:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, and another in architecture: give it once")
         if self.window is not None and "sliding" not in (self.pattern or ""):
             raise ValueError(f"window is {self.window}, but nothing slides: give pattern sliding-window too")
         fusion = self.fusion or (self.architecture or {}).get("fusion") or FUSIONS[0]
@@ -135,7 +138,9 @@ class TrainConfig:
     encoder_learning_rate: float = _training(
         5e-5, "Peak learning rate of pretrained encoders.", above=0, below=math.inf
     )
-    weight_decay: float = _training(0.01, "Weight decay of matrices; biases and norms have none.", least=0)
+    weight_decay: float = _training(
+        0.01, "Weight decay of matrices; biases and norms have none.", least=0, below=math.inf
+    )
     warmup_ratio: float = _training(
         0.1, "Share of the steps in which the learning rate rises; it then falls as a cosine.", least=0, below=1
     )
@@ -154,13 +159,16 @@ class TrainConfig:
         most=1,
     )
     alignment_weight: float | None = _training(
-        None, "Weight of the contrastive loss beside that of the classes.  [default: 0, or what --model has]", least=0
+        None,
+        "Weight of the contrastive loss beside that of the classes.  [default: 0, or what --model has]",
+        least=0,
+        below=math.inf,
     )
     class_weights: str = _training(
         "none", "Let every row count the same in the loss, or every class.", choices=CLASS_WEIGHTS
     )
     focal_gamma: float = _training(
-        0.0, "Focal loss gamma: down-weights well-classified rows; 0 is off, 2 usual.", least=0
+        0.0, "Focal loss gamma: down-weights well-classified rows; 0 is off, 2 usual.", least=0, below=math.inf
     )
     label_smoothing: float = _training(0.0, "Share of each target that is spread over all classes.", least=0, below=1)
     select: str | None = _training(
@@ -182,7 +190,7 @@ class TrainConfig:
         "Change brightness, contrast and saturation of training images.  [default: where the image encoder trains]",
     )
     validation_share: float = _data(
-        0.1, "Share of the training rows held out, if the data has no validation split.", least=0, below=1
+        0.1, "Share of the training rows held out, if the data has no validation split.", above=0, below=1
     )
     shuffle_buffer: int = _data(1000, "With --stream: rows held in memory to shuffle them.", least=1)
     cache: bool = _run(True, "Keep the features of frozen encoders on disk, to compute them only once.")
@@ -213,20 +221,23 @@ class TrainConfig:
                     raise ValueError(f"{name} is {getattr(self, name)!r}, but to align needs no classes; leave it out")
             if self.alignment_weight == 0:
                 raise ValueError("alignment_weight is 0, but to align needs it; give one above 0, or leave it out")
-        for name in ("unfreeze_at", "layer_decay"):
-            if getattr(self, name) != 1 and self.unfreeze_image == self.unfreeze_text == 0:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, but no part of an encoder trains: choose some by unfreeze_image "
-                    "or unfreeze_text"
-                )
         if self.tracker is not None:
             from .tracking import check_tracker
 
             check_tracker(self.tracker)
 
 
-def read_options(options: Mapping[str, Any]) -> tuple[TrainConfig, BuildOptions, DataOptions]:
+OF_PARTS = ("unfreeze_at", "layer_decay", "encoder_learning_rate")
+"""Options that say how parts of pretrained encoders train."""
+
+
+def read_options(
+    options: Mapping[str, Any], *, searches: bool = False
+) -> tuple[TrainConfig, BuildOptions, DataOptions]:
     """Options by name, sorted into what they are of; names of 0.3 with a warning.
+
+    Args:
+        searches: Whether the parts of encoders that train are yet to be chosen, where the options do not say.
 
     Raises:
         ValueError: One does not exist or is out of its range; the message names it and what is allowed.
@@ -239,11 +250,19 @@ def read_options(options: Mapping[str, Any]) -> tuple[TrainConfig, BuildOptions,
     if options.get("image_weights") == "random":  # frozen, they would never learn
         options.setdefault("unfreeze_image", None)
     config, build, data = sort_options(options, TrainConfig, BuildOptions, DataOptions)
+    if options.get("recipe") is not None and config.epochs is not None:
+        raise ValueError(
+            f"recipe is {config.recipe!r} and epochs is {config.epochs}, and each says how long: give one of them"
+        )
+    undecided = searches and not {"unfreeze_image", "unfreeze_text"} <= {*options}
+    if config.unfreeze_image == config.unfreeze_text == 0 and not undecided:
+        for name in OF_PARTS:
+            if getattr(config, name) != getattr(TrainConfig, name):
+                raise ValueError(
+                    f"{name} is {getattr(config, name)}, but no part of an encoder trains: choose some by "
+                    "unfreeze_image or unfreeze_text"
+                )
     for name in ("text_only", "image_only"):
         if getattr(data, name) and (config.objective == "align" or config.alignment_weight):
             raise ValueError(f"{name} leaves no pairs to align: leave it out, or objective align and alignment_weight")
-    if "shuffle_buffer" in options and not data.stream:
-        raise ValueError(
-            f"shuffle_buffer is {config.shuffle_buffer}, but without stream all rows are shuffled: leave it out"
-        )
     return config, build, data

@@ -151,8 +151,9 @@ def out_of_patience(history: list[dict[str, Any]], objective: Objective, patienc
     """Whether `patience` epochs have passed without a better one, not counting those before the epoch `start`."""
     if patience is None:
         return False
-    best = max(range(len(history)), key=lambda index: objective.score(history[index]))
-    return len(history) - max(best + 1, start - 1) >= patience
+    best = max(history, key=objective.score)["epoch"]
+    passed: int = history[-1]["epoch"] - max(best, start - 1)  # of a long run not every epoch is measured
+    return passed >= patience
 
 
 def table_row(epoch: dict[str, Any], objective: Objective, *, heading: bool) -> str:

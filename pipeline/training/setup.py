@@ -144,6 +144,11 @@ def _read(
         require_some(part, columns)
     rows: TrainingRows
     if table.rows.by_number and not reading.stream:
+        if config.shuffle_buffer != TrainConfig.shuffle_buffer:
+            raise ValueError(
+                f"shuffle_buffer is {config.shuffle_buffer}, but all rows are held and shuffled: leave it out, or give "
+                "stream"
+            )
         for finding in quick_check(tables, columns):
             console.print(f"check: {finding}")
         rows = TableRows(tables, columns, config, labelled=labelled, console=console)

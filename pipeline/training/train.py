@@ -19,6 +19,7 @@ from ..runtime.console import SILENT, Console
 from ..runtime.files import user_path
 from ..runtime.heartbeat import Heartbeat
 from ..runtime.launch import fork, forks
+from ..runtime.options import require_flags
 from ..runtime.outputs import remove_leftovers, writable_folder
 from ..runtime.record import read_record, require_same, write_record
 from ..runtime.version import __version__
@@ -73,6 +74,7 @@ def train(
         Interrupted: SIGTERM, SIGINT or SIGHUP came; the message says what was saved.
         OSError: A checkpoint or the model cannot be written; those that were there stay.
     """
+    require_flags(quiet=quiet, resume=resume, overwrite=overwrite)
     config, build, reading = read_options(options)
     if model is not None and (chosen := build.given()):
         raise ValueError(
@@ -99,6 +101,12 @@ def train(
         remember_rows(setup.model, rows.training.row_ids())
         identity = identity_of(config, setup.model, setup.processor, rows.training, rows.validation, **others)
         earlier = read_record(folder.path) if resume else {}
+        if earlier and _place(earlier.get("model")) != _place(model):
+            began = earlier.get("model")
+            raise ValueError(
+                f"the run in {folder} started from {began or 'new weights'}, not from {model or 'new weights'}: "
+                f"{f'give --model {began}' if began else 'leave --model out'}, or choose another --out"
+            )
         if earlier.get("state") == "done":
             require_same(earlier["identity"], identity, folder.path)
             if main:
@@ -150,6 +158,11 @@ def train(
     best, select = record["best"], record["select"]
     console.print(f"kept epoch {best['epoch']}, {select} {cell(best[select])}: {folder}")
     return record
+
+
+def _place(model: str | Path | None) -> Path | None:
+    """Where a model to start from is, however that is written."""
+    return None if model is None else user_path(model).resolve()
 
 
 def _record(about: dict[str, Any], state: str, fit: Fit) -> dict[str, Any]:

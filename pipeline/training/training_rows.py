@@ -49,7 +49,10 @@ class TrainingRows(ABC):
         self.columns, self.config, self.labelled = columns, config, labelled
         self.table = training_table(tables)
         self.multi_label = labelled and is_multi_label(self.table, str(columns.label))
-        self._read(tables.get("validation"), console)
+        validation, share = tables.get("validation"), config.validation_share
+        if validation is not None and share != TrainConfig.validation_share:
+            console.print(f"validation_share {share} is not used: the data has a split to validate with")
+        self._read(validation, console)
 
     @abstractmethod
     def _read(self, validation: Table | None, console: Console) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...encoders.trainable import Encoder
 from ..runtime.choices import FUSION_OPTIONS, FUSIONS
-from ..training.config import TrainConfig
+from ..training.config import OF_PARTS, TrainConfig
 
 RATES = {"learning_rate": (1e-4, 3e-3), "encoder_learning_rate": (1e-5, 3e-4)}
 """Least and greatest; between them a logarithm is drawn. A sweep's values have three digits, as people write them."""
@@ -95,6 +95,8 @@ class Space:
         freezing = self.freezing(parameters)
         options = {**fixed, "unfreeze_image": freezing.image, "unfreeze_text": freezing.text}
         options |= {name: parameters[name] for name in RATES if name in parameters}
+        if not freezing.learned:
+            options = {name: value for name, value in options.items() if name not in OF_PARTS}
         fusion = parameters.get("fusion", self.fusions[0] if self.fusions else None)
         return options if fusion is None else {**options, "fusion": fusion}
 

@@ -26,6 +26,7 @@ from ..model.processor import DiptychProcessor
 from ..runtime.console import SILENT
 from ..runtime.files import Lock, user_path
 from ..runtime.launch import fork, forks
+from ..runtime.options import require_flags
 from ..runtime.outputs import writable_folder
 from ..runtime.record import read_record, require_same, write_record
 from ..runtime.signals import Interrupted
@@ -87,6 +88,10 @@ def tune(
         OSError: Something cannot be written; the sweep can be resumed when it can.
     """
     _require_optuna()
+    require_flags(quiet=quiet, resume=resume)
+    fusions = None if fusions is None else list(fusions)
+    if isinstance(data, Iterator):
+        raise ValueError("the data is an iterator, which can be read once: give a list, a file or a dataset")
     if trials < 1:
         raise ValueError(f"trials is {trials}; it must be at least 1")
     if (count := forks(processes, say)) > 1:
@@ -156,7 +161,8 @@ def _search(
 
     options = {name: value for name, value in options.items() if value is not None or name.startswith("unfreeze_")}
     options.setdefault("epochs", EPOCHS)  # that trials can be compared epoch by epoch
-    config, build, reading = read_options({name: value for name, value in options.items() if name != "model"})
+    own = {name: value for name, value in options.items() if name != "model"}
+    config, build, reading = read_options(own, searches=True)
     if "model" in options:
         network, processor = load_model(options["model"])
     else:  # the head is never trained

@@ -27,7 +27,7 @@ SHARED = """
 --fusion-hidden-size --fusion-layers --gradient-accumulation-steps --hidden-size
 --image-encoder --image-fit --image-size --image-weights --keep --label-smoothing --layer-decay
 --learning-rate --max-grad-norm --max-length --modality-dropout --modality-gate --model --objective --out
---patience --pattern --precision --processes --recipe --region-grid --resume --seed --select --shuffle-buffer
+--patience --pattern --precision --processes --region-grid --resume --seed --select --shuffle-buffer
 --skip-nonfinite --stream --text-encoder --tracker --unfreeze-at --unfreeze-image
 --unfreeze-text --validation-share --warmup-ratio --weight-decay --window --workers
 """
@@ -46,7 +46,7 @@ OPTIONS = {
         "--out --overwrite --part-rows --precision --processes --resume --set-score --sets --split --text --workers "
         + READING.replace("--label-column", "")
     ),
-    "train": "--overwrite --fusion " + SHARED + READING,
+    "train": "--overwrite --fusion --recipe " + SHARED + READING,
     "evaluate": "--batch-size --by-class --emap-exact --missing --missing-seed --missing-type --out --split" + READING,
     "check": "--max-length --out --overwrite --split --text-encoder" + READING,
     "rank": "--batch-size --data --image --images --split --text --texts --top " + READING,

@@ -46,9 +46,11 @@ def test_each_half_is_judged_alone(saved, rows):
     assert {"macro_f1", "auroc", "loss"} < set(found["text_only"])
 
 
-def test_a_half_that_no_row_has_gets_no_figures(saved, rows):
+def test_a_half_that_no_row_has_is_asked_for_and_gets_no_figures(saved, rows):
     nobody = Dataset.from_list([{**row, "image": None} for row in rows[:4]])
-    found = evaluate(saved, nobody, image_column="image", quiet=True)
+    with pytest.raises(ValueError, match=r"no row has an image that can be used in 'image' .* or give --text-only to"):
+        evaluate(saved, nobody, image_column="image", quiet=True)
+    found = evaluate(saved, nobody, text_only=True, quiet=True)
     assert found["image_only"] == {"rows": 0}
     assert found["text_only"]["accuracy"] == found["accuracy"]
 

@@ -52,7 +52,7 @@ def test_another_seed_is_another_table():
         ({"missing": float("nan")}, "missing is nan; it must be"),
         ({"missing": "0.7"}, "missing is '0.7'; it must be a number"),
         ({"missing": 0.5, "missing_type": "sound"}, "missing_type is 'sound'; choose one of text, image, both"),
-        ({"missing_type": "text"}, "no share of the rows is given: give missing too"),
+        ({"missing_type": "text"}, "missing_type is 'text', which does nothing without missing"),
         ({"missing": 0.5, "missing_seed": -1}, "missing_seed is -1; it must be at least 0"),
         ({"mising": 0.5}, "there is no option 'mising'; did you mean 'missing'"),
     ],

@@ -159,7 +159,7 @@ def test_the_command_line_ranks(aligned, tmp_path, pairs):
         assert "no candidate could be used" in found.output
     found = run("--text", "a", "--texts", "b", "--images", str(tmp_path))
     assert found.exit_code == 1
-    assert "--text is ranked for, so --texts have no place" in found.output
+    assert "--texts goes with --image, and does nothing without it" in found.output
     found = run()
     assert found.exit_code == 1
     assert "give one of --image" in found.output

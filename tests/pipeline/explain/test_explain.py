@@ -146,14 +146,12 @@ def test_a_place_of_the_map_lies_where_the_model_saw_it(tiny, fit, size):
     assert float(top + centre[1] * (bottom - top)) == pytest.approx(y / size[1], abs=0.8 * (bottom - top) / 32)
 
 
-@pytest.mark.parametrize(
-    ("text", "numbers"), [(None, list(range(10))), ("3", [3]), ("0,3,10-12", [0, 3, 10, 11, 12]), ("2, 2", [2])]
-)
+@pytest.mark.parametrize(("text", "numbers"), [("3", [3]), ("0,3,10-12", [0, 3, 10, 11, 12]), ("2, 2", [2])])
 def test_rows_by_number(text, numbers):
     assert parse_rows(text) == numbers
 
 
-@pytest.mark.parametrize("text", ["", "x", "1-", "-1", "1,,2"])
+@pytest.mark.parametrize("text", ["", "x", "1-", "-1", "1,,2", "12-10", "0,12-10"])
 def test_rows_that_are_no_numbers(text):
     with pytest.raises(ValueError, match="give row numbers from 0"):
         parse_rows(text)

@@ -67,7 +67,7 @@ def family(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     AutoModel.from_config(AutoConfig.for_model(request.param, **sizes, **ids, **ends)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    model, processor = build_tiny(str(folder), max_length=500)
+    model, processor = build_tiny(str(folder))
     return request.param, model.eval(), processor
 
 

@@ -123,8 +123,9 @@ def test_a_run_keeps_trunks_still_until_then_and_moves_them_after(pairs, text_fo
     assert any(name.startswith("text_encoder.trunk.encoder.layer.1") for name in changed)
 
 
-def history(*scores: float, loss: float = 1.0) -> list[dict]:
-    return [{"accuracy": score, "loss": loss, "train_loss": 0.0} for score in scores]
+def history(*scores: float, loss: float = 1.0, every: int = 1) -> list[dict]:
+    made = [{"accuracy": score, "loss": loss, "train_loss": 0.0} for score in scores]
+    return [{**one, "epoch": number * every} for number, one in enumerate(made, start=1)]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +145,15 @@ def test_patience_counts_epochs_without_a_better_one(scores, patience, unfreeze_
     assert out_of_patience(history(*scores), CLASSIFY, patience, unfreeze_at) == stops
 
 
+def test_patience_is_in_epochs_where_only_some_are_measured():
+    assert not out_of_patience(history(0.5, 0.4, every=5), CLASSIFY, 6, 1)
+    assert out_of_patience(history(0.5, 0.4, 0.4, every=5), CLASSIFY, 6, 1)
+    assert not out_of_patience(history(0.5, 0.4, 0.4, every=5), CLASSIFY, 6, 12)
+    assert out_of_patience(history(0.5, 0.4, 0.4, 0.4, every=5), CLASSIFY, 6, 12)
+
+
 def test_a_lower_loss_at_the_same_score_is_better():
-    epochs = [*history(0.5), *history(0.5, loss=0.9)]
+    epochs = [*history(0.5), {**history(0.5, loss=0.9)[0], "epoch": 2}]
     assert not out_of_patience(epochs, CLASSIFY, 1, 1)
 
 
@@ -169,8 +177,9 @@ def test_a_run_stops_early_and_says_so(pairs, text_folder, tmp_path):
             {"epochs": 5, "unfreeze_at": 6, "unfreeze_text": 1},
             "unfreeze_at is 6, after the last of 5 epochs; choose an earlier one",
         ),
-        ({"unfreeze_at": 2}, "unfreeze_at is 2, but no part of an encoder trains: choose some by unfreeze_image or"),
-        ({"layer_decay": 0.9}, "layer_decay is 0.9, but no part of an encoder trains"),
+        ({"validation_share": 0}, "validation_share is 0; it must be above 0 and below 1"),
+        ({"weight_decay": math.inf}, "weight_decay is inf; it must be at least 0 and below inf"),
+        ({"cache": "no"}, "cache is 'no'; it must be True or False"),
         ({"patience": 0}, "patience is 0; it must be at least 1"),
         ({"focal_gamma": -1.0}, "focal_gamma is -1.0; it must be at least 0"),
         ({"focal_gamma": math.nan}, "focal_gamma is nan; it must be at least 0"),

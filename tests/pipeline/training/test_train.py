@@ -96,7 +96,7 @@ def test_a_seed_gives_the_same_run_twice(trained, pairs, text_folder, tmp_path):
 
 
 def test_accumulated_batches_give_the_step_of_one(pairs, text_folder, tmp_path):
-    plain = {"architecture": TINY | {"dropout": 0.0, "modality_dropout": 0.0, "balance": 0.0, "fusion": "mlp"}}
+    plain = {"architecture": TINY | {"dropout": 0.0, "modality_dropout": 0.0, "fusion": "mlp"}}
     options = {"epochs": 1, "flip": False, "crop": False, "colour": False, "unfreeze_text": 0, "learning_rate": 1e-3}
     start = tmp_path / "start"
     run(pairs, start, text_folder, epochs=1, **plain)
@@ -130,7 +130,7 @@ def test_a_run_obeys_what_the_launcher_was_told(pairs, text_folder, tmp_path, mo
 
 def test_starting_from_a_model_keeps_its_head_if_the_labels_are_the_same(trained, pairs, text_folder, tmp_path):
     folder, record, _ = trained
-    slow = {"epochs": 1, "learning_rate": 1e-9, "encoder_learning_rate": 1e-9}
+    slow = {"epochs": 1, "learning_rate": 1e-9}
     again = run(pairs, tmp_path / "same", text_folder, model=folder, **slow)
     assert again["best"]["accuracy"] == pytest.approx(record["best"]["accuracy"])
     other = pairs.rename_column("label", "old").add_column("label", ["warm", "cold"] * 48)

@@ -80,8 +80,7 @@ def _draw(explanation: Explanation, path: Path) -> None:
         axes.imshow(Image.alpha_composite(grey, layer))
         axes.axis("off")
     versus = f" rather than {explanation.against}" if explanation.against else ""
-    title = f"{explanation.label}{versus}"
-    title = title if len(title) < 46 else f"{title[:44]}…"
+    title = _short(f"{explanation.label}{versus}", 46)
     size = 19 if len(title) < 30 else 14
     figure.text(left, 0.93, title, parse_math=False, fontsize=size, weight="bold", color=_INK, va="top")
     figure.text(left, 0.835, f"score {percent(explanation.score)}", fontsize=12, color=_MUTED, va="top")
@@ -98,6 +97,10 @@ def _draw(explanation: Explanation, path: Path) -> None:
     figure.text(left, 0.125, "Orange speaks for it, blue against it.", fontsize=9, color=_MUTED)
     figure.text(left, 0.055, "\n".join(lines), fontsize=9, color="#a3210f" if faithfulness.low else _MUTED)
     figure.savefig(path, format="png", facecolor="white", metadata={"Software": "Diptych"})
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) < most else f"{text[: most - 2]}…"
 
 
 def _tint(value: float, most: float) -> tuple[float, float, float]:
@@ -119,7 +122,7 @@ def _words(figure: Any, explanation: Explanation, left: float, top: float) -> fl
     width = figure.get_size_inches()[0] * figure.dpi
     x, y, line = left, top, 0.075
     for word in explanation.words[:60]:
-        text = explanation.text[word.start : word.end]
+        text = _short(explanation.text[word.start : word.end], 30)  # as many wide letters fit a line
         label = figure.text(
             x,
             y,
@@ -155,7 +158,7 @@ def _scores(figure: Any, explanation: Explanation, left: float, top: float) -> N
     """Draw the scores of the first classes."""
     best = dict(sorted(explanation.scores.items(), key=lambda item: -item[1])[:3])
     colours = [FOR if name == explanation.label else (150, 158, 168) for name in best]
-    shown = {name if len(name) < 16 else f"{name[:14]}…": score for name, score in best.items()}
+    shown = {_short(name, 16): score for name, score in best.items()}
     _bars(figure, "scores", shown, colours, [percent(score) for score in best.values()], (left, top), 1.0)
 
 

@@ -12,9 +12,9 @@ import argparse
 
 import numpy as np
 from diptych import ImageTextClassifier
-from diptych.pipeline.data.columns import find_columns
 from diptych.pipeline.data.labels import label_values
-from diptych.pipeline.data.tables import load_tables
+from diptych.pipeline.data.options import Reading
+from diptych.pipeline.data.read import read_data
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -29,15 +29,14 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     options = parser.parse_args()
 
-    tables = load_tables(options.data)
-    train, test = tables["train"], tables[options.split]
-    columns = find_columns(train, label=options.label_column)
+    read = read_data(options.data, Reading(label_column=options.label_column), say=print)
+    train, test, columns = read.tables["train"], read.tables[options.split], read.columns
     label = str(columns.label)
     truth = np.asarray(label_values(test, label))
 
     baseline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=1000))
-    baseline.fit(list(train.rows.values(str(columns.text))), label_values(train, label))
-    by_text = baseline.predict(list(test.rows.values(str(columns.text)))) == truth
+    baseline.fit([str(columns.text_of(row) or "") for row in train.rows], label_values(train, label))
+    by_text = baseline.predict([str(columns.text_of(row) or "") for row in test.rows]) == truth
 
     classify = ImageTextClassifier.from_pretrained(options.model)
     predictions = classify.stream(test.rows, columns=columns, folder=test.folder, batch_size=64)

@@ -1,4 +1,4 @@
-"""Build a new model from encoders, load a saved one, save one: the only places that touch a model folder."""
+"""Build a new model from encoders."""
 
 from __future__ import annotations
 

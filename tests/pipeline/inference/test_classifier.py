@@ -190,23 +190,6 @@ def test_a_pair_of_other_names_is_refused_and_they_are_named(classify, wrap):
         classify(wrap({"img": "x.png", "caption": "a red shirt"}))
 
 
-@pytest.mark.parametrize("wrap", [dict, lambda pair: [pair]])
-@pytest.mark.parametrize(
-    ("pair", "said"),
-    [
-        (
-            {"img": "x.png", "text": "a red shirt"},
-            "the pair has no 'image', but 'img', which is not read: call it 'image'",
-        ),
-        ({"image": "x.png", "caption": "a red shirt"}, "the pair has no 'text', but 'caption', which is not read"),
-    ],
-)
-def test_a_half_under_another_name_is_not_left_out_in_silence(classify, wrap, pair, said):
-    with pytest.raises(ValueError, match=said):
-        classify(wrap(pair))
-    assert classify({"text": "a red shirt", "id": 7})["status"] == "image_missing"
-
-
 def test_rows_before_an_error_of_their_source_are_not_lost(classify, rows):
     def source():
         yield from rows[:3]

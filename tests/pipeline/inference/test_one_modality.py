@@ -41,3 +41,26 @@ def test_a_model_that_was_trained_without_a_modality_does_without_it(tiny, lacki
             assert classifier(table)["score"].tolist() == pytest.approx([alone["score"]] * 2)
     finally:
         model.config.columns = before
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda pair: [pair]])
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (
+            {"img": "x.png", "text": "a red shirt"},
+            "the pair has no 'image', but 'img', which is not read: call it 'image'",
+        ),
+        ({"image": "x.png", "caption": "a red shirt"}, "the pair has no 'text', but 'caption', which is not read"),
+    ],
+)
+def test_a_half_under_another_name_is_not_left_out_in_silence(tiny, wrap, pair, said):
+    classify = ImageTextClassifier(*tiny)
+    with pytest.raises(ValueError, match=said):
+        classify(wrap(pair))
+    assert classify({"text": "a red shirt", "id": 7})["status"] == "image_missing"
+
+
+def test_what_a_model_does_not_read_may_have_any_name(tiny, monkeypatch):
+    monkeypatch.setattr(tiny[0].config, "columns", {"image": None, "text": "title", "label": "y"})
+    assert ImageTextClassifier(*tiny)({"text": "a red shirt", "path": "x.png"})["status"] == "ok"

@@ -115,9 +115,7 @@ def _require_one(one_of: str, names: Iterable[str], given: Mapping[str, Any]) ->
         return
     for name in names:
         flags = " or ".join(f"--{one}".replace("_", "-") for one in needed)
-        raise ValueError(
-            f"--{name.replace('_', '-')} goes with {flags}, and does nothing without it: leave it out, or give both"
-        )
+        raise ValueError(f"--{name.replace('_', '-')} goes with {flags}, and does nothing without it: leave it out")
 
 
 @cache

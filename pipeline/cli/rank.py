@@ -95,7 +95,7 @@ def rank(
             f"got {' and '.join(asked) or 'none of them'}"
         )
     if text is not None and existing(text):
-        raise ValueError(f"--text is {text}, which is a file: give the sentence itself, or --texts for a file of texts")
+        raise ValueError(f"--text is {text}, which is a file or a folder: give the sentence itself")
     if data is not None:
         from ..evaluation.retrieval import rank_table
 

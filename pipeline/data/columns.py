@@ -13,10 +13,18 @@ import datasets
 from .image_source import IMAGE_SUFFIXES, what_it_is
 from .labels import as_list, one_label
 from .options import OptionNeeded
-from .rows import IMAGE_NAMES, TEXT_NAMES, Columns, UnreadableRow, field_of
+from .rows import Columns, UnreadableRow, field_of
 from .tables import Table
 from .values import is_nothing
 
+_IMAGE_NAMES = (
+    *("image", "img", "photo", "picture", "image_path", "img_path", "image_file", "file_name", "filename", "path"),
+    *("file_path", "filepath", "image_name", "image_filename", "photo_file", "photo_path", "image_id"),
+)
+_TEXT_NAMES = (
+    *("text", "caption", "sentence", "title", "description", "question", "headline", "review", "content", "name"),
+    *("tweet", "abstract", "plot", "summary", "statement", "comment", "post", "message", "body"),
+)
 _TEXT_PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_1", "sentence_2"))
 _LABEL_NAMES = (
     *("label", "labels", "target", "class", "category", "answer", "genres", "genre", "sentiment", "topic", "section"),
@@ -53,7 +61,7 @@ def find_columns(
         kinds = {name: "string" for name in (image, text, label) if name is not None} | kinds
     for option, name in (("image", image), ("text", text), ("label", label)):
         for part in () if name is None else [name] if option != "text" or name in kinds else name.split("+"):
-            if part not in kinds and not any(part.startswith(f"{name}.") for name in kinds):
+            if part not in kinds and (part.partition(".")[0] not in kinds or "." not in part):
                 raise ValueError(f"{table.name} has no {option} column {part!r}; it has {', '.join(map(repr, kinds))}")
 
     def of(*wanted: str) -> list[str]:
@@ -77,18 +85,18 @@ def find_columns(
 def _find_image(table: Table, of: Callable[..., list[str]]) -> str:
     """A column of images; else one of paths by its name; else the one whose values are those of image files."""
     declared, strings = of("image"), of("string")
-    named = _named(declared, IMAGE_NAMES) or _the_only(declared)
-    raw = [name for name in of("bytes") if _words(name) in IMAGE_NAMES or _looks(table, name, _is_image_file)]
-    raw += [name for name in of("pixels") if _words(name) in IMAGE_NAMES]
+    named = _named(declared, _IMAGE_NAMES) or _the_only(declared)
+    raw = [name for name in of("bytes") if _words(name) in _IMAGE_NAMES or _looks(table, name, _is_image_file)]
+    raw += [name for name in of("pixels") if _words(name) in _IMAGE_NAMES]
     if named is None and not declared:
-        named = _named(raw, IMAGE_NAMES) or _the_only(raw) or _named(strings, IMAGE_NAMES, ends=True)
+        named = _named(raw, _IMAGE_NAMES) or _the_only(raw) or _named(strings, _IMAGE_NAMES, ends=True)
     if named is not None:
         return named
     by_value = [name for name in strings if _looks(table, name, _is_image_path)]
     candidates = declared or raw or by_value
     if len(candidates) == 1:
         return candidates[0]
-    lists = _named(of("list"), IMAGE_NAMES)
+    lists = _named(of("list"), _IMAGE_NAMES)
     if lists is not None and not candidates:
         raise _lists(table, lists, "image")
     raise _choose(table, "image", candidates)
@@ -102,13 +110,18 @@ def _find_text(table: Table, of: Callable[..., list[str]]) -> str:
     for pair in _TEXT_PAIRS:
         if set(pair) <= set(by_words):
             return "+".join(by_words[name] for name in pair)
-    named = _named(texts, TEXT_NAMES, ends=True)
+    named = _named(texts, _TEXT_NAMES, ends=True)
     if named is not None:
         return named
-    lists = _named(of("list"), TEXT_NAMES)
+    lists = _named(of("list"), _TEXT_NAMES)
     if lists is not None:
         raise _lists(table, lists, "text")
-    _no_bytes(table, of, TEXT_NAMES)
+    objects = _named([name for name in of("other") if isinstance(table.features.get(name), Mapping)], _TEXT_NAMES)
+    if objects is not None and not texts:
+        part = f"{objects}.{next(iter(table.features[objects]))}"
+        reason = f"{table.name}: {objects!r} holds objects: say which part is the text, as by --text-column {part}"
+        raise OptionNeeded(reason, text_column=part)
+    _no_bytes(table, of, _TEXT_NAMES)
     wordy = [name for name in texts if _looks(table, name, _is_wordy)]
     if len(wordy) == 1:
         return wordy[0]
@@ -221,17 +234,9 @@ def _kinds(table: Table, name: str) -> Iterator[tuple[str, str]]:
     Of one that holds objects, of what is inside them: under names such as `data.choices.0`.
     """
     feature = table.features.get(name)
-    found = _leaves(name, table.rows.first.get(name)) if feature is None else _feature_leaves(name, feature)
-    yield from islice(found, 50)
-
-
-def _feature_leaves(name: str, feature: Any) -> Iterator[tuple[str, str]]:
-    kind = _feature_kind(feature)
-    if kind == "other" and isinstance(feature, Mapping):
-        for inner, inside in feature.items():
-            yield from _feature_leaves(f"{name}.{inner}", inside)
-    else:
-        yield name, kind
+    yield from (
+        islice(_leaves(name, table.rows.first.get(name)), 50) if feature is None else [(name, _feature_kind(feature))]
+    )
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:

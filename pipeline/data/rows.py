@@ -30,17 +30,6 @@ STATUSES = {
 }
 """What can become of a row and what it means, the most severe first: of several, that is its status."""
 
-IMAGE_NAMES = (
-    *("image", "img", "photo", "picture", "image_path", "img_path", "image_file", "file_name", "filename", "path"),
-    *("file_path", "filepath", "image_name", "image_filename", "photo_file", "photo_path", "image_id"),
-)
-"""How a column of images is called, the likeliest first."""
-TEXT_NAMES = (
-    *("text", "caption", "sentence", "title", "description", "question", "headline", "review", "content", "name"),
-    *("tweet", "abstract", "plot", "summary", "statement", "comment", "post", "message", "body"),
-)
-"""How a column of texts is called, the likeliest first."""
-
 _SEVERITY = {status: rank for rank, status in enumerate(STATUSES)}
 
 

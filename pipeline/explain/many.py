@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from ..data.tables import Table
 from ..model.model import DiptychModel
 from ..model.processor import DiptychProcessor
 from ..runtime.files import user_path
-from ..runtime.options import require_flags
 from ..runtime.outputs import write_whole
 from .explain import DEFAULT_METHOD, explain, make_pair
 from .faithfulness import curves
@@ -73,10 +73,11 @@ def explain_rows(
         ValueError: The data cannot be read, or has no such row; or files of these names are there, and `overwrite` was
             not given, or they are none of ours.
     """
-    require_flags(overwrite=overwrite)
     folder = user_path(out)
     lines, index = folder / "explanations.jsonl", folder / "index.html"
     numbers = range(FIRST_ROWS) if rows is None else rows
+    if not numbers or any(not isinstance(row, Integral) or row < 0 for row in numbers):
+        raise ValueError(f"rows is {rows}; give row numbers from 0, one at least")
     pages = [place for row in numbers for place in places_of(folder, _name(row))]
     see_that_they_may_go((lines, index, *pages), overwrite=overwrite)
     records = []

@@ -13,6 +13,7 @@ from string import Template
 from PIL import Image
 
 from ..runtime.files import user_path
+from ..runtime.options import require_flags
 from ..runtime.outputs import beside, see_that_it_is_new, see_that_it_is_ours, writable_folder, write_whole
 from .explanation import Explanation, Word
 from .picture import draw, overlay, percent, removed
@@ -136,8 +137,9 @@ def see_that_they_may_go(places: Iterable[Path], *, overwrite: bool) -> None:
     """See that nothing is lost by writing an explanation; with `overwrite`, nothing but an earlier one.
 
     Raises:
-        ValueError: It would be.
+        ValueError: It would be, or `overwrite` is no bool.
     """
+    require_flags(overwrite=overwrite)
     for place in places:
         see_that_it_is_ours(place) if overwrite else see_that_it_is_new(place)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..data.options import Reading
-from ..data.rows import IMAGE_NAMES, TEXT_NAMES, Columns, UnreadableRow
+from ..data.rows import Columns, UnreadableRow
 from ..data.values import is_nothing
 from ..model.config import warn_of_left_out
 from ..model.folder import load_model
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from .rank import Ranked
 
 _NOT_GIVEN: Any = object()
+
+_OTHER_NAMES = {
+    "image": ("image", "img", "photo", "picture", "image_path", "img_path", "image_file", "image_url"),
+    "text": ("text", "caption", "sentence", "title", "description", "headline"),
+}
+"""What a modality of a pair is called by mistake; other names are those of anything."""
 
 if hasattr(os, "register_at_fork"):  # threads are not forked: whoever counts on them waits forever
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
@@ -134,14 +140,12 @@ class ImageTextClassifier:
         if reading:
             raise ValueError(f"{', '.join(reading)} is for tables; pairs have 'image' and 'text'")
         if isinstance(pairs, Mapping):
-            self._require_halves(pairs)
             return next(self._stream([pairs], chosen))
         if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)):
             if pairs:  # a wrong call shows in its first pair; a wrong one among others gets a status
                 first = _as_row(pairs[0])
                 if isinstance(first, UnreadableRow):
                     raise ValueError(first.reason)
-                self._require_halves(first)
             return list(self._stream(pairs, chosen))
         if isinstance(pairs, Iterator):
             return self._stream(pairs, chosen)
@@ -149,19 +153,6 @@ class ImageTextClassifier:
             f"a {type(pairs).__name__} cannot be classified: give a dict with 'image' and 'text', a list, generator, "
             "DataFrame or datasets.Dataset of them, or an image and a text: classify(IMAGE, TEXT)"
         )
-
-    def _require_halves(self, pair: Mapping[str, Any]) -> None:
-        """See that a pair has a modality by its name, and the other not by another name."""
-        if not {"image", "text"} & set(pair):
-            raise ValueError(
-                f"a pair has 'image', 'text' or both; this one has {', '.join(map(repr, pair)) or 'nothing'}"
-            )
-        for name, names in (("image", IMAGE_NAMES), ("text", TEXT_NAMES)):
-            meant = [key for key in pair if key in names]
-            if name not in {*pair} | self.model.config.left_out and meant:
-                raise ValueError(
-                    f"the pair has no {name!r}, but {meant[0]!r}, which is not read: call it {name!r}, or leave it out"
-                )
 
     def _table(self, data: Any, reading: Reading, options: ClassifyOptions) -> Any:
         """The same kind of dataset or DataFrame with the prediction's columns added."""
@@ -309,6 +300,7 @@ class ImageTextClassifier:
             left_out = self.model.config.left_out
             image, text = (None if name in left_out else name for name in ("image", "text"))
             columns = Columns(image, text)
+            rows = _named_alike(rows, left_out)
             for name in left_out:
                 rows = _leaving_out(rows, name)
         predictor = Predictor(self.model, self.processor, self.encoders, options, columns, folder)
@@ -323,6 +315,27 @@ def _leaving_out(rows: Iterable[Any], name: str) -> Iterator[Any]:
             told = True
             warn_of_left_out(name)
         yield row
+
+
+def _named_alike(rows: Iterable[Any], left_out: set[str]) -> Iterator[Any]:
+    """The rows, of which the first has a modality by its name, and none by another.
+
+    Raises:
+        ValueError: It has not: the call is wrong, and not the row.
+    """
+    for number, pair in enumerate(rows):
+        if number == 0 and isinstance(pair, Mapping):
+            if not {"image", "text"} & set(pair):
+                names = ", ".join(map(repr, pair)) or "nothing"
+                raise ValueError(f"a pair has 'image', 'text' or both; this one has {names}")
+            for name, others in _OTHER_NAMES.items():
+                meant = [key for key in pair if str(key).lower() in others and not is_nothing(pair[key])]
+                if name not in {*pair} | left_out and meant:
+                    raise ValueError(
+                        f"the pair has no {name!r}, but {meant[0]!r}, which is not read: call it {name!r}, or leave "
+                        "it out"
+                    )
+        yield pair
 
 
 def _is_frame(value: Any) -> bool:

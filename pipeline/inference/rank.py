@@ -60,11 +60,11 @@ def rank(
         raise ValueError("give an image and texts to rank for it, or a text and images")
     if top is not None and (not isinstance(top, Integral) or top < 1):
         raise ValueError(f"top is {top}; it must be a whole number of at least 1")
-    given = texts if images is None else images
+    given: Any = texts if images is None else images
     if isinstance(given, (str, bytes, os.PathLike)):
         raise ValueError(f"{'texts' if images is None else 'images'} is {given!r}, one alone: give a list")
     enough = processor.image_processor.needed_size
-    candidates = [] if given is None else list(given)
+    candidates = list(given)
     if images is None:
         query = embed_images(model, processor, [read_image(image, at_least=enough)])
         of_texts = [read_text(candidate) for candidate in candidates]

@@ -67,7 +67,7 @@ def check_options(options: Any) -> None:
         if kind == "bool":
             require_flags(**{spec.name: value})
         if kind == "str" and not isinstance(value, (str, os.PathLike)):
-            raise ValueError(f"{spec.name} is {value!r}, a {type(value).__name__}; it must be text")
+            raise ValueError(f"{spec.name} is {value!r}, of type {type(value).__name__}; it must be text")
         if kind == "dict[str," and not isinstance(value, Mapping):
             raise ValueError(f"{spec.name} is {value!r}; it must be a dict")
         if kind == "tuple[int," and not _is_size(value):

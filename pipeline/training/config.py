@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -97,17 +97,18 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        for name in {*(self.architecture or {})} & {spec.name for spec in fields(self)}:
-            if getattr(self, name) is not None:
+        more = {name: value for name, value in (self.architecture or {}).items() if value is not None}
+        for name in more:
+            if getattr(self, name, None) is not None:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and another in architecture: give it once")
-        if self.window is not None and "sliding" not in (self.pattern or ""):
+        if self.window is not None and "sliding" not in (self.pattern or more.get("pattern") or ""):
             raise ValueError(f"window is {self.window}, but nothing slides: give pattern sliding-window too")
-        fusion = self.fusion or (self.architecture or {}).get("fusion") or FUSIONS[0]
+        fusion = self.fusion or more.get("fusion") or FUSIONS[0]
         for name, fusions in FUSION_OPTIONS.items():
             value = getattr(self, name)
             if fusion not in fusions and value is not None:
                 raise ValueError(
-                    f"{name} is {value!r}, which the {fusion} fusion doesn't have; it goes with {' and '.join(fusions)}"
+                    f"{name} is {value!r}, which the {fusion} fusion doesn't have; it goes with {', '.join(fusions)}"
                 )
 
     def given(self) -> dict[str, Any]:

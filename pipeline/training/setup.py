@@ -140,15 +140,15 @@ def _read(
     """Which columns there are, and the rows of training and validation."""
     read = read_data(data, reading, need_label=labelled, streaming=reading.stream, say=console.print)
     tables, table, columns = read.tables, read.table, read.columns
+    if table.rows.by_number and not reading.stream and config.shuffle_buffer != TrainConfig.shuffle_buffer:
+        raise ValueError(
+            f"shuffle_buffer is {config.shuffle_buffer}, but all rows are held and shuffled: leave it out, or give "
+            "stream"
+        )
     for part in (table, tables.get("validation", table)):
         require_some(part, columns)
     rows: TrainingRows
     if table.rows.by_number and not reading.stream:
-        if config.shuffle_buffer != TrainConfig.shuffle_buffer:
-            raise ValueError(
-                f"shuffle_buffer is {config.shuffle_buffer}, but all rows are held and shuffled: leave it out, or give "
-                "stream"
-            )
         for finding in quick_check(tables, columns):
             console.print(f"check: {finding}")
         rows = TableRows(tables, columns, config, labelled=labelled, console=console)

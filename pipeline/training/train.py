@@ -101,8 +101,8 @@ def train(
         remember_rows(setup.model, rows.training.row_ids())
         identity = identity_of(config, setup.model, setup.processor, rows.training, rows.validation, **others)
         earlier = read_record(folder.path) if resume else {}
-        if earlier and _place(earlier.get("model")) != _place(model):
-            began = earlier.get("model")
+        began = earlier.get("model")
+        if earlier and not _same_start(began, model):
             raise ValueError(
                 f"the run in {folder} started from {began or 'new weights'}, not from {model or 'new weights'}: "
                 f"{f'give --model {began}' if began else 'leave --model out'}, or choose another --out"
@@ -120,7 +120,7 @@ def train(
             "diptych": __version__,
             "torch": str(torch.__version__),
             "columns": asdict(setup.columns),
-            "model": None if model is None else str(model),
+            "model": None if model is None else str(user_path(model).resolve() if user_path(model).exists() else model),
             "build": build.given(),
             "rows": {"train": len(rows.training), "validation": len(rows.validation)},
             "processes": fit.accelerator.num_processes,
@@ -160,9 +160,13 @@ def train(
     return record
 
 
-def _place(model: str | Path | None) -> Path | None:
-    """Where a model to start from is, however that is written."""
-    return None if model is None else user_path(model).resolve()
+def _same_start(began: str | None, model: str | Path | None) -> bool:
+    """Whether a model is the one that a run began with, whose folder may have been moved since."""
+    if began is None or model is None:
+        return began is None and model is None
+    old, new = (user_path(path).resolve() for path in (began, model))
+    old, new = (path.parent if path.name == "model" else path for path in (old, new))
+    return old == new or (not old.exists() and new.exists())
 
 
 def _record(about: dict[str, Any], state: str, fit: Fit) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def space_of(
         for t in counts(text, "unfreeze_text")
     ]
     if any(options.get(name, 1) != 1 for name in ("unfreeze_at", "layer_decay")):  # they go with parts that train
-        freezings = [freezing for freezing in freezings if freezing.name != "frozen"] or freezings
+        freezings = [freezing for freezing in freezings if freezing.learned] or freezings
     rates = {name: limits for name, limits in RATES.items() if options.get(name) is None}
     space = Space(rates, tuple(dict.fromkeys(fusions or ())), freezings)
     if not space.described():

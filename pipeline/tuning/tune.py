@@ -89,6 +89,8 @@ def tune(
     """
     _require_optuna()
     require_flags(quiet=quiet, resume=resume)
+    if isinstance(fusions, str):
+        raise ValueError(f"fusions is {fusions!r}, one text: give a list")
     fusions = None if fusions is None else list(fusions)
     if isinstance(data, Iterator):
         raise ValueError("the data is an iterator, which can be read once: give a list, a file or a dataset")
@@ -160,6 +162,8 @@ def _search(
         )
 
     options = {name: value for name, value in options.items() if value is not None or name.startswith("unfreeze_")}
+    if options.get("recipe") is not None:
+        raise ValueError("recipe is not for a sweep, whose trials are all of one length: give epochs")
     options.setdefault("epochs", EPOCHS)  # that trials can be compared epoch by epoch
     own = {name: value for name, value in options.items() if name != "model"}
     config, build, reading = read_options(own, searches=True)

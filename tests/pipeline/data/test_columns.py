@@ -163,15 +163,15 @@ def test_a_null_in_the_first_row_hides_no_column(line):
     assert find_columns(read_json_lines([line]), need_label=False) == Columns("image", "text")
 
 
-def test_columns_of_objects_are_looked_into_by_their_features():
-    features = {"image": ImageFeature(), "text": {"en": TEXT, "de": TEXT}, "about": {"label": CLASS, "price": NUMBER}}
-    with pytest.raises(ValueError, match=r"several columns could be the text: 'text.en', 'text.de'; name it"):
+def test_a_text_column_of_objects_says_how_a_part_of_it_is_named():
+    features = {"image": ImageFeature(), "text": {"en": TEXT, "de": TEXT}, "label": CLASS}
+    with pytest.raises(
+        ValueError, match=r"'text' holds objects: say which part is the text, as by --text-column text.en"
+    ):
         find_columns(table(**features))
-    assert find_columns(table(**features), text="text.en") == Columns("image", "text.en", "about.label")
-    with pytest.raises(ValueError, match=r"no text column 'text.it'; it has 'image', 'text.en', 'text.de'"):
-        find_columns(table(**features), text="text.it")
-    lists = {"image": ImageFeature(), "found": {"texts": datasets.List(TEXT)}, "label": CLASS}
-    assert find_columns(table(**lists), text="found.texts.0").text == "found.texts.0"
+    assert find_columns(table(**features), text="text.de") == Columns("image", "text.de", "label")
+    beside = {"image": ImageFeature(), "title": TEXT, "seller": {"name": TEXT}, "label": CLASS, "more": {"kind": CLASS}}
+    assert find_columns(table(**beside)) == Columns("image", "title", "label")
 
 
 def test_no_first_row_is_an_empty_table():

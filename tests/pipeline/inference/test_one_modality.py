@@ -58,7 +58,9 @@ def test_a_half_under_another_name_is_not_left_out_in_silence(tiny, wrap, pair, 
     classify = ImageTextClassifier(*tiny)
     with pytest.raises(ValueError, match=said):
         classify(wrap(pair))
-    assert classify({"text": "a red shirt", "id": 7})["status"] == "image_missing"
+    with pytest.raises(ValueError, match=said):
+        next(iter(classify(iter([pair]))))
+    assert classify({"text": "a red shirt", "id": 7, "photo": None})["status"] == "image_missing"
 
 
 def test_what_a_model_does_not_read_may_have_any_name(tiny, monkeypatch):

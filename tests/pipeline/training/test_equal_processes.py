@@ -94,7 +94,7 @@ CONFIGURATIONS = {
         "stream": True,
     },
     "bilinear, balanced focal loss": {**TINY, "fusion": "bilinear", "class_weights": "balanced", "focal_gamma": 1.0},
-    "concat with alignment": {**TINY, "fusion": "concat", "alignment_weight": 0.3},
+    "concat with alignment": {"hidden_size": 16, "fusion_heads": 2, "fusion": "concat", "alignment_weight": 0.3},
     "pretrained, parts of both train": {"unfreeze_image": 1, "unfreeze_text": 1, "cache": False},
 }
 

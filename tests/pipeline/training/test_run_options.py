@@ -97,7 +97,7 @@ def test_the_loss_is_the_one_that_was_chosen(pairs, text_folder, tmp_path, monke
         ({"overwrite": "no"}, "overwrite is 'no'; it must be True or False"),
         ({"resume": 1}, "resume is 1; it must be True or False"),
         ({"image_size": 224}, r"image_size is 224; it must be \(height, width\) in pixels, such as \(224, 224\)"),
-        ({"image_folder": 5}, "image_folder is 5, a int; it must be text"),
+        ({"image_folder": 5}, "image_folder is 5, of type int; it must be text"),
         ({"architecture": "mlp"}, "architecture is 'mlp'; it must be a dict"),
         ({"hidden_size": 8, "architecture": {"hidden_size": 16}}, "hidden_size is 8, and another in architecture"),
         ({"text_only": True, "alignment_weight": 1.0}, "text_only leaves no pairs to align"),

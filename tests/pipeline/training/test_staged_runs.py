@@ -85,7 +85,7 @@ train(
     text_encoder=text_folder, quiet=True, validation_share=1 / 6, flip=False, crop=False, colour=False,
     architecture={
         "hidden_size": 16, "fusion_heads": 2, "fusion_hidden_size": 32, "fusion": "mlp", "dropout": 0.0,
-        "modality_dropout": 0.0, "balance": 0.0,
+        "modality_dropout": 0.0,
     },
     **json.loads(options),
 )

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ..runtime.cpus import limit_threads
 from ..runtime.version import __version__
-from .terminal import PanelCommand
+from .terminal import PanelCommand, print_error
 
 COMMANDS = {
     "demo": "Show everything in two minutes, offline.",
@@ -90,7 +90,22 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # not closed: a terminal in ASCII shows an e with an accent as \\xe9
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where what becomes of it can be told: at its end Python would exit with 120
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()
         sys.exit(0)
+    except OSError as error:
+        _let_go_of_output()
+        ended = error.__context__  # as a command that has failed, and has said why
+        if not (isinstance(ended, SystemExit) and ended.code):
+            print_error(f"standard output cannot be written to ({error.strerror})")
+        sys.exit(1)
+
+
+def _let_go_of_output() -> None:
+    """Have what is left in the buffer of standard output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

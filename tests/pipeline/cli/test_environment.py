@@ -17,6 +17,8 @@ from diptych.pipeline.model.folder import save_model
 from ...conftest import picture
 
 PROGRAM = [sys.executable, "-m", "diptych"]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""As users have it: output that cannot be written fails late."""
 
 
 @pytest.fixture
@@ -71,11 +73,23 @@ def test_a_stream_that_is_closed_or_full_is_one_line_or_no_matter(table, tmp_pat
     command = [*PROGRAM, "classify", "--data", data, "--out", "-" if out == "--data=-" else str(tmp_path / out)]
     command[7] = "-" if out in ("-", "--data=-") else command[7]
     line = " ".join([*command, "--model", str(tmp_path / "model"), "--quiet", redirect])
-    ended = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300, env=BUFFERED)
     assert (ended.returncode, ended.stderr.strip()) == (code, message)
     assert (tmp_path / "o.csv").exists() is (code == 0)
     if code == 0:
         assert len((tmp_path / "o.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("arguments", ["--version", "--help", "train --help", "info /nowhere"])
+def test_output_that_goes_nowhere_is_an_error_in_one_line(arguments):
+    line = f"{' '.join(PROGRAM)} {arguments}"
+    ended = subprocess.run(f"{line} >/dev/full", shell=True, capture_output=True, text=True, timeout=300, env=BUFFERED)
+    assert ended.returncode == 1
+    full = "diptych: standard output cannot be written to (No space left on device)"
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("diptych: there is no model" if "info" in arguments else full)
+    closed = subprocess.run(f"{line} | true", shell=True, capture_output=True, text=True, timeout=300, env=BUFFERED)
+    assert closed.stderr.count("\n") == ("info" in arguments)
 
 
 @pytest.mark.slow

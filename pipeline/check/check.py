@@ -168,16 +168,13 @@ def _training(tables: Mapping[str, Table], columns: Columns, training: str) -> t
 
 def _tokenizer(text_encoder: str, max_length: int | None) -> tuple[CountTokens, int]:
     from ..model.processor import beginning
-    from ..model.tokenizer import load_tokenizer  # loads torch
+    from ..model.tokenizer import length_to_read, load_tokenizer  # loads torch
 
     if max_length is not None and max_length < 3:
         raise ValueError(f"max_length is {max_length}; it must be at least 3: two special tokens and one of the text")
     inside = Path(text_encoder) / "model"  # of a run's folder
     tokenizer = load_tokenizer(inside if (inside / "config.json").is_file() else text_encoder)
-    if max_length is not None and max_length > tokenizer.model_max_length:
-        longest = tokenizer.model_max_length
-        raise ValueError(f"max_length is {max_length}, but the text encoder {text_encoder} reads at most {longest}")
-    limit = min(128, tokenizer.model_max_length) if max_length is None else max_length
+    limit = length_to_read(max_length, tokenizer.model_max_length, text_encoder)
     return lambda text: len(tokenizer(beginning(text, tokenizer, limit), verbose=False)["input_ids"]), limit
 
 

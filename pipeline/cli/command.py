@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from enum import Enum
 from functools import cache
@@ -108,14 +108,12 @@ def command(
     return make
 
 
-def _require_one(one_of: str, names: Iterable[str], given: Mapping[str, Any]) -> None:
+def _require_one(one_of: str, names: Sequence[str], given: Mapping[str, Any]) -> None:
     """See that something gives a meaning to options that were given."""
     needed = one_of.split(", ")
-    if any(given.get(name) is not None and given[name] is not False for name in needed):
-        return
-    for name in names:
+    if names and all(given.get(name) is None or given[name] is False for name in needed):
         flags = " or ".join(f"--{one}".replace("_", "-") for one in needed)
-        raise ValueError(f"--{name.replace('_', '-')} goes with {flags}, and does nothing without it: leave it out")
+        raise ValueError(f"--{names[0].replace('_', '-')} goes with {flags}, and does nothing without it: leave it out")
 
 
 @cache

@@ -89,23 +89,20 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not closed: a terminal in ASCII shows an e with an accent as \\xe9
             stream.reconfigure(errors="backslashreplace")
+    code: Any = 0
     try:
         try:
             app()
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # here, where what becomes of it can be told: at its end Python would exit with 120
-    except BrokenPipeError:  # the reader of our output has seen enough
-        _let_go_of_output()
-        sys.exit(0)
-    except OSError as error:
-        _let_go_of_output()
-        ended = error.__context__  # as a command that has failed, and has said why
-        if not (isinstance(ended, SystemExit) and ended.code):
+        except SystemExit as ended:
+            code = ended.code
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it can be told: at its own end Python would exit with 120
+    except OSError as error:  # of the output, as commands tell of all others themselves, but with --debug
+        closed = isinstance(error, BrokenPipeError)  # its reader has seen enough
+        if not closed and "--debug" in sys.argv:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it goes nowhere
+        if not closed and not code:
             print_error(f"standard output cannot be written to ({error.strerror})")
-        sys.exit(1)
-
-
-def _let_go_of_output() -> None:
-    """Have what is left in the buffer of standard output go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+    sys.exit(code)

@@ -17,10 +17,7 @@ from .folder import _is_ours, load_model
 from .image_processor import DiptychImageProcessor
 from .model import DiptychModel
 from .processor import DiptychProcessor
-from .tokenizer import load_tokenizer, require_fit
-
-MAX_LENGTH = 128
-"""Longest text in word pieces, where nobody says."""
+from .tokenizer import length_to_read, load_tokenizer, require_fit
 
 
 def build_model(
@@ -70,9 +67,7 @@ def build_model(
     text_config = text.trunk.config
     text_config.name_or_path = ""  # a path of this machine says nothing elsewhere
     longest = min(text.longest or tokenizer.model_max_length, tokenizer.model_max_length)
-    if max_length is not None and max_length > longest:
-        raise ValueError(f"max_length is {max_length}, but the text encoder {text_encoder} reads at most {longest}")
-    max_length = min(MAX_LENGTH, longest) if max_length is None else max_length
+    max_length = length_to_read(max_length, longest, text_encoder)
     try:
         require_fit(tokenizer, text, max_length)
     except ValueError as error:

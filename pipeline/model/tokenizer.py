@@ -11,6 +11,9 @@ from transformers import AutoTokenizer
 from ...encoders import BertEncoder
 from ...encoders.text import first_line, quiet_transformers
 
+MAX_LENGTH = 128
+"""Longest text in word pieces, where nobody says."""
+
 
 def load_tokenizer(name_or_folder: str | Path) -> Any:
     """The tokenizer of a text encoder, from the Hub or a local folder.
@@ -38,6 +41,17 @@ def require_words(tokenizer: Any) -> None:
     """
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError("its tokenizer knows no words: tokenizer.json is missing")
+
+
+def length_to_read(asked: int | None, longest: int, text_encoder: str) -> int:
+    """The longest text in word pieces: what was asked for, else `MAX_LENGTH`, or what the encoder reads if less.
+
+    Raises:
+        ValueError: More was asked for than the encoder reads.
+    """
+    if asked is not None and asked > longest:
+        raise ValueError(f"max_length is {asked}, but the text encoder {text_encoder} reads at most {longest}")
+    return min(MAX_LENGTH, longest) if asked is None else asked
 
 
 def require_fit(tokenizer: Any, encoder: BertEncoder, max_length: int) -> None:

@@ -92,6 +92,28 @@ def test_output_that_goes_nowhere_is_an_error_in_one_line(arguments):
     assert closed.stderr.count("\n") == ("info" in arguments)
 
 
+@pytest.mark.parametrize(
+    ("ends", "code", "said"),
+    [
+        ("sys.argv.append('--debug'); raise FileNotFoundError('gone')", 1, "FileNotFoundError: gone"),
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit(0)", 0, ""),
+    ],
+)
+def test_an_error_of_a_command_is_not_taken_for_one_of_the_output(ends, code, said):
+    body = (
+        f"import sys; from diptych.pipeline.cli import main\ndef app(): print('x'); {ends}\nmain.app = app; main.main()"
+    )
+    to_nobody = f'(sleep 2; {sys.executable} -c "{body}"; echo $? >&2) | true'
+    ended = subprocess.run(to_nobody, shell=True, capture_output=True, text=True, timeout=300, env=BUFFERED)
+    *error, last = ended.stderr.splitlines()
+    assert "standard output" not in ended.stderr
+    if said:  # as with --debug
+        assert said in error
+    else:
+        assert (error, last) == ([], str(code))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.15, 0.4, 1.0, 2.0])
 def test_an_early_interrupt_is_one_line(table, tmp_path, delay):
